@@ -1,0 +1,86 @@
+"""Chinese retrieval models: right vectors and scores without lore.
+
+Names resolve on first use, so that `import zh_retrieval` loads no torch, transformers or numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zh_retrieval.encoder import Encoder
+    from zh_retrieval.errors import (
+        CheckpointError,
+        ClosedError,
+        ConfigError,
+        DeviceMemoryError,
+        DownloadError,
+        InputError,
+        MissingExtraError,
+        UnknownModelError,
+        WrongTaskError,
+        ZhRetrievalError,
+    )
+    from zh_retrieval.loading import close_all, load_encoder, load_reranker
+    from zh_retrieval.ranking import Ranked
+    from zh_retrieval.reranker import Reranker
+    from zh_retrieval.specs import MODELS, ModelSpec, get_spec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "zh_retrieval.encoder": ("Encoder",),
+    "zh_retrieval.errors": (
+        "CheckpointError",
+        "ClosedError",
+        "ConfigError",
+        "DeviceMemoryError",
+        "DownloadError",
+        "InputError",
+        "MissingExtraError",
+        "UnknownModelError",
+        "WrongTaskError",
+        "ZhRetrievalError",
+    ),
+    "zh_retrieval.loading": ("close_all", "load_encoder", "load_reranker"),
+    "zh_retrieval.ranking": ("Ranked",),
+    "zh_retrieval.reranker": ("Reranker",),
+    "zh_retrieval.specs": ("MODELS", "ModelSpec", "get_spec"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "MODELS",
+    "CheckpointError",
+    "ClosedError",
+    "ConfigError",
+    "DeviceMemoryError",
+    "DownloadError",
+    "Encoder",
+    "InputError",
+    "MissingExtraError",
+    "ModelSpec",
+    "Ranked",
+    "Reranker",
+    "UnknownModelError",
+    "WrongTaskError",
+    "ZhRetrievalError",
+    "__version__",
+    "close_all",
+    "get_spec",
+    "load_encoder",
+    "load_reranker",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'zh_retrieval' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

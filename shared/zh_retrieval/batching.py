@@ -1,0 +1,128 @@
+"""Sequences of token ids packed into one row without padding.
+
+Axes: B sequences, T tokens of all sequences together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One sequence as the model sees it, and what is read from it.
+
+    Attributes:
+        ids: Token ids, special tokens included; never empty.
+        spans: Half-open token ranges, one result row each (late chunking); None reads the whole sequence as one row.
+        targets: Ids that the last `len(targets)` positions must predict (query likelihood).
+    """
+
+    ids: Sequence[int]
+    spans: tuple[tuple[int, int], ...] | None = None
+    targets: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Return how many result rows this sequence gives."""
+        return 1 if self.spans is None else len(self.spans)
+
+
+class Run(NamedTuple):
+    """Neighbouring sequences of one length: `size` sequences of `length` tokens from token `start` on."""
+
+    start: int
+    size: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each sequence lies in the packed row.
+
+    Attributes:
+        lengths: Tokens of each sequence, (B,).
+        starts: First token of each sequence, (B,).
+        runs: Neighbours of equal length, grouped.
+        cu_seqlens: int32 (B + 1,) on the model's device: 0, l0, l0 + l1, ..., T.
+        longest: The largest length.
+    """
+
+    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
+    runs: tuple[Run, ...]
+    cu_seqlens: torch.Tensor
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """One forward pass: `input_ids` and `position_ids` are int64 (1, T); positions restart at 0 in every sequence."""
+
+    tokens: tuple[Tokens, ...]
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    layout: Layout
+
+
+def fill(lengths: Sequence[int], budget: int) -> int:
+    """Return how many leading sequences fit into `budget` tokens; at least 1 if there is any."""
+    total = 0
+    for count, length in enumerate(lengths):
+        total += length
+        if total > budget and count:
+            return count
+    return len(lengths)
+
+
+def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Return the batches as lists of indices: every index once, longest first, at most `budget` tokens a batch.
+
+    A sequence longer than the budget gets a batch of its own. Ties keep their order.
+    """
+    order = by_length(lengths)
+    batches: list[list[int]] = []
+    while order:
+        count = fill([lengths[index] for index in order], budget)
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
+
+
+def by_length(lengths: Sequence[int]) -> list[int]:
+    """Return the indices, longest first, ties in their order; neighbours of equal length share attention calls."""
+    return sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+
+def pack(tokens: Sequence[Tokens], device: torch.device, position_offset: int = 0) -> PackedBatch:
+    """Return the sequences as one row, in the given order.
+
+    `position_offset` is the first position id (2 for XLM-R). Copies to CUDA are pinned and do not block.
+    """
+    lengths = [len(item.ids) for item in tokens]
+    starts, runs, total = [], [], 0
+    for length in lengths:
+        starts.append(total)
+        if runs and runs[-1].length == length:
+            runs[-1] = Run(runs[-1].start, runs[-1].size + 1, length)
+        else:
+            runs.append(Run(total, 1, length))
+        total += length
+    ids = torch.tensor([token for item in tokens for token in item.ids], dtype=torch.int64)
+    positions = torch.cat([torch.arange(length) for length in lengths]) + position_offset
+    cu_seqlens = torch.tensor([*starts, total], dtype=torch.int32)
+    layout = Layout(tuple(lengths), tuple(starts), tuple(runs), to_device(cu_seqlens, device), max(lengths))
+    return PackedBatch(
+        tuple(tokens), to_device(ids, device).unsqueeze(0), to_device(positions, device).unsqueeze(0), layout
+    )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the CPU tensor on `device`; copies to CUDA go through pinned memory and do not block."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

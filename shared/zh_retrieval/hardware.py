@@ -1,0 +1,70 @@
+"""What this machine computes well: devices, CPU features, the dtype that "auto" means."""
+
+from __future__ import annotations
+
+import torch
+
+from zh_retrieval.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device that a name means; "auto" is CUDA where present, else the CPU (never MPS unasked).
+
+    Raises:
+        ConfigError: The device is not present.
+    """
+    if device == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        number = int(index) if index.isdigit() else 0
+        if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device={device!r} is not present: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+                "devices. Use device='cpu', or install a CUDA build of torch."
+            )
+        return torch.device("cuda", number)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device='mps' is not present. Use device='cpu'.")
+    return torch.device(kind)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that a name means on a device.
+
+    "auto" is bfloat16 where the hardware computes in it (CPU with avx512_bf16 or AMX, CUDA capability 8 and later),
+    float16 on older CUDA, else float32: bfloat16 without hardware is about 100 times slower than float32.
+    """
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16
+    if device.type == "cpu" and cpu_computes_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Return True if the CPU multiplies bfloat16 matrices in hardware."""
+    features = cpu_features()
+    return features["avx512_bf16"] or features["amx_bf16"]
+
+
+def cpu_features() -> dict[str, bool]:
+    """Return the CPU features that decide about dtype and int8, as torch probes them; False where it cannot tell."""
+    probes = {
+        "avx2": "_is_avx2_supported",
+        "avx512": "_is_avx512_supported",
+        "avx512_vnni": "_is_vnni_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx_bf16": "_is_amx_tile_supported",
+    }
+    return {name: bool(getattr(torch.cpu, probe, bool)()) for name, probe in probes.items()}
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Return the token budget of a forward pass: what the caches of a CPU hold, what fills a GPU."""
+    return 32_768 if device.type == "cuda" else 2_048

@@ -1,0 +1,253 @@
+"""Loaded models, shared by the whole process: equal requests get one set of weights."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zh_retrieval import readout
+from zh_retrieval.checkpoint import Checkpoint, Loading, load_checkpoint
+from zh_retrieval.encoder import Encoder
+from zh_retrieval.engine import Engine
+from zh_retrieval.errors import ConfigError, WrongTaskError
+from zh_retrieval.hardware import default_batch_tokens, resolve_device, resolve_dtype
+from zh_retrieval.hub import fetch
+from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
+from zh_retrieval.reranker import Reranker
+from zh_retrieval.scheduler import Scheduler
+from zh_retrieval.specs import ModelSpec, Task, get_spec
+from zh_retrieval.tokenization import TextTokenizer
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """Weights on a device with their worker, and how many handles use them.
+
+    Attributes:
+        folder: Where the weights came from.
+        engine: Runs batches.
+        scheduler: Merges the calls of all handles.
+        tokenizer: Vocabulary and special tokens.
+        length_limit: The most tokens of one sequence.
+        leases: Handles that are open.
+    """
+
+    folder: Path
+    engine: Engine
+    scheduler: Scheduler
+    tokenizer: TextTokenizer
+    length_limit: int
+    key: tuple[object, ...] = ()
+    leases: int = 0
+
+    def release(self) -> None:
+        """Give one handle back; the last one stops the worker and frees the weights."""
+        with _LOCK:
+            self.leases -= 1
+            if self.leases > 0:
+                return
+            if _SHARED.get(self.key) is self:
+                del _SHARED[self.key]
+        self.scheduler.close()
+
+
+@dataclass
+class _Slot:
+    """Serialises the loading of one key, so that threads that ask together load once."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_LOCK = threading.Lock()
+_SHARED: dict[tuple[object, ...], LoadedModel] = {}
+_SLOTS: dict[tuple[object, ...], _Slot] = {}
+
+
+def load_encoder(
+    model: str,
+    *,
+    path: str | Path | None = None,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    quantization: Quantization | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    overflow: Overflow = "truncate",
+    max_batch_tokens: int | None = None,
+    private: bool = False,
+    device_map: Any = None,
+    quantization_config: Any = None,
+    show_progress: bool = False,
+) -> Encoder:
+    """Return a handle on an embedding model, loading it if no equal one is loaded.
+
+    The options are those of `zh_retrieval.options.LoadOptions`; `show_progress` shows a bar while downloading.
+
+    Raises:
+        UnknownModelError: No such model.
+        WrongTaskError: The model is a reranker.
+        ConfigError: An option has a value that this model does not support.
+        DownloadError: The weights are neither here nor to be had.
+        CheckpointError: The weights do not fit the recipe.
+    """
+    options = LoadOptions(
+        path, device, dtype, quantization, max_length, revision, cache_dir, local_files_only, overflow,
+        max_batch_tokens, private, device_map, quantization_config,
+    )  # fmt: skip
+    return Encoder(*_acquire(model, "embedding", options, show_progress))
+
+
+def load_reranker(
+    model: str,
+    *,
+    path: str | Path | None = None,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    quantization: Quantization | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    overflow: Overflow = "truncate",
+    max_batch_tokens: int | None = None,
+    private: bool = False,
+    device_map: Any = None,
+    quantization_config: Any = None,
+    show_progress: bool = False,
+) -> Reranker:
+    """Return a handle on a reranking model, loading it if no equal one is loaded.
+
+    Options and errors are those of `load_encoder`; WrongTaskError here means the model is an embedder.
+    """
+    options = LoadOptions(
+        path, device, dtype, quantization, max_length, revision, cache_dir, local_files_only, overflow,
+        max_batch_tokens, private, device_map, quantization_config,
+    )  # fmt: skip
+    return Reranker(*_acquire(model, "reranking", options, show_progress))
+
+
+def close_all() -> None:
+    """Free every shared model; handles that are still open raise ClosedError when used."""
+    with _LOCK:
+        models = list(_SHARED.values())
+        _SHARED.clear()
+    for model in models:
+        model.scheduler.close()
+
+
+def _acquire(
+    name: str, task: Task, options: LoadOptions, show_progress: bool
+) -> tuple[LoadedModel, ModelSpec, int, Overflow]:
+    spec = get_spec(name)
+    if spec.task != task:
+        function = "load_encoder" if spec.task == "embedding" else "load_reranker"
+        raise WrongTaskError(f"{spec.name} does {spec.task}, not {task}. Use zh_retrieval.{function}.")
+    options = options.with_environment()
+    options.check()
+    if options.overflow == "window" and task == "embedding":
+        raise ConfigError("overflow='window' is for rerankers. Use 'truncate', 'error', or Encoder.encode_chunks.")
+    device = resolve_device(options.device)
+    if options.quantization == "int8" and device.type != "cpu":
+        raise ConfigError(f"quantization='int8' runs on the CPU, not on {device}. Leave it out, or device='cpu'.")
+    folder = _folder(spec, options, show_progress)
+    model = _lease(spec, options, folder, device)
+    try:
+        max_length = _max_length(spec, options, model.length_limit)
+    except ConfigError:
+        model.release()
+        raise
+    return model, spec, max_length, options.overflow
+
+
+def _folder(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> Path:
+    if options.path is None:
+        return fetch(
+            spec,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            local_files_only=options.local_files_only,
+            show_progress=show_progress,
+        )
+    folder = Path(options.path).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"path={str(options.path)!r} is not a folder. Give the folder that holds config.json.")
+    return folder
+
+
+def _lease(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.device) -> LoadedModel:
+    dtype = torch.float32 if options.quantization == "int8" else resolve_dtype(options.dtype, device)
+    key = (
+        spec.name, str(folder), options.revision, str(device), dtype, options.quantization, options.max_batch_tokens,
+        repr(options.device_map), repr(options.quantization_config),
+    )  # fmt: skip
+    if options.private:
+        return _load(spec, options, folder, device, dtype, ())
+    with _LOCK:
+        slot = _SLOTS.setdefault(key, _Slot())
+    with slot.lock:
+        with _LOCK:
+            shared = _SHARED.get(key)
+            if shared is not None:
+                shared.leases += 1
+                return shared
+        loaded = _load(spec, options, folder, device, dtype, key)
+        with _LOCK:
+            _SHARED[key] = loaded
+        return loaded
+
+
+def _load(
+    spec: ModelSpec,
+    options: LoadOptions,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    key: tuple[object, ...],
+) -> LoadedModel:
+    loading = Loading(dtype, options.device_map, options.quantization_config)
+    checkpoint = load_checkpoint(folder, spec, loading, trusted_sizes=options.path is not None)
+    engine = _engine(spec, checkpoint, options, device, dtype)
+    limit = min(checkpoint.length_limit, spec.length_limit)
+    return LoadedModel(folder, engine, Scheduler(engine), checkpoint.tokenizer, limit, key, leases=1)
+
+
+def _engine(
+    spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device, dtype: torch.dtype
+) -> Engine:
+    if options.device_map is None:
+        for module in (checkpoint.body, checkpoint.head):
+            if module is not None:
+                module.to(device)
+    if spec.scoring == "classification" and checkpoint.head is not None:
+        read, width = readout.classified(checkpoint.head), 1
+    elif spec.scoring == "query-likelihood" and checkpoint.head is not None:
+        read, width = readout.query_likelihood(checkpoint.head, checkpoint.softcap), 1
+    elif spec.pooling is not None:
+        read, width = readout.pooled(spec.pooling), checkpoint.width
+    else:
+        raise ConfigError(f"The entry of {spec.name} says neither pooling nor scoring.")
+    return Engine(
+        checkpoint.body,
+        read,
+        device=device,
+        dtype=dtype,
+        width=width,
+        max_batch_tokens=options.max_batch_tokens or default_batch_tokens(device),
+        position_offset=checkpoint.position_offset,
+        packed=checkpoint.packed,
+    )
+
+
+def _max_length(spec: ModelSpec, options: LoadOptions, limit: int) -> int:
+    if options.max_length is None:
+        return min(spec.max_length, limit)
+    least = len(spec.prefix) + len(spec.suffix) + len(spec.separator) + 1
+    if not least <= options.max_length <= limit:
+        raise ConfigError(f"max_length={options.max_length} must be {least} to {limit} tokens for {spec.name}.")
+    return options.max_length

@@ -1,0 +1,1 @@
+"""Model bodies that transformers lacks."""
