@@ -1,0 +1,116 @@
+"""Texts to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from zh_retrieval.batching import Tokens
+from zh_retrieval.errors import ConfigError
+from zh_retrieval.handle import Handle, Truncation, Work
+from zh_retrieval.tokenization import TextTokenizer, check_texts
+
+
+class Encoder(Handle):
+    """An embedding model, from `load_encoder`. Vectors are float32 and have length 1."""
+
+    @property
+    def dimension(self) -> int:
+        """Return D, the length of a vector."""
+        return self._model.engine.width
+
+    def encode_queries(
+        self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts.
+
+        Args:
+            texts: Queries, without any prompt: the recipe adds it.
+            instruction: Replaces the model's own instruction; "" leaves it out.
+            show_progress: Show a bar.
+
+        Raises:
+            InputError: A text is not valid text (the message names its index), or is too long and overflow="error".
+            ConfigError: The model takes no instruction.
+            ClosedError: The encoder was closed.
+        """
+        work = self._queries(texts, instruction)
+        self._run(work, self._priority(work), show_progress)
+        return work.vectors()
+
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts. Raises as `encode_queries`."""
+        work = self._documents(texts)
+        self._run(work, "bulk", show_progress)
+        return work.vectors()
+
+    async def aencode_queries(
+        self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """Return what `encode_queries` returns; the event loop goes on meanwhile.
+
+        Concurrent calls share forward passes. Cancelling drops the work that has not started.
+        """
+        work = self._queries(texts, instruction)
+        await self._arun(work, self._priority(work), show_progress)
+        return work.vectors()
+
+    async def aencode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        """Return what `encode_documents` returns; the event loop goes on meanwhile."""
+        work = self._documents(texts)
+        await self._arun(work, "bulk", show_progress)
+        return work.vectors()
+
+    def _queries(self, texts: Sequence[str], instruction: str | None) -> _Encoding:
+        if instruction is not None and not isinstance(instruction, str):
+            raise ConfigError(f"instruction is {type(instruction).__name__}, expected str or None.")
+        self.spec.format_query("", instruction)  # refuses an instruction that the model cannot take
+        return self._work(texts, lambda text: self.spec.format_query(text, instruction))
+
+    def _documents(self, texts: Sequence[str]) -> _Encoding:
+        return self._work(texts, self.spec.format_document)
+
+    def _work(self, texts: Sequence[str], template: Callable[[str], str]) -> _Encoding:
+        check_texts(texts)
+        truncation = Truncation(self._overflow, self.max_length, "texts")
+        return _Encoding(texts, template, self._model.tokenizer, self.max_length, self.dimension, truncation)
+
+
+class _Encoding(Work):
+    def __init__(
+        self,
+        texts: Sequence[str],
+        template: Callable[[str], str],
+        tokenizer: TextTokenizer,
+        max_length: int,
+        dimension: int,
+        truncation: Truncation,
+    ) -> None:
+        self.count = len(texts)
+        self._texts = texts
+        self._template = template
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._truncation = truncation
+        self._vectors = np.empty((len(texts), dimension), dtype=np.float32)
+
+    def prepare(self, low: int, high: int) -> list[Tokens]:
+        prompted = [self._template(text) for text in self._texts[low:high]]
+        tokens = []
+        for index, ids in enumerate(self._tokenizer.ids(prompted), low):
+            length = len(ids) + self._tokenizer.frame_length
+            if length > self._max_length:
+                self._truncation.note(index, length)
+            tokens.append(Tokens(self._tokenizer.frame(ids, self._max_length)))
+        return tokens
+
+    def finish(self, low: int, high: int, rows: np.ndarray) -> None:
+        self._vectors[low:high] = rows
+
+    def characters(self) -> int:
+        return sum(map(len, self._texts))
+
+    def vectors(self) -> np.ndarray:
+        self._truncation.report(self.count)
+        return self._vectors
