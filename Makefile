@@ -1,0 +1,41 @@
+# Two commands: `make demo` and `make test`. Both create .venv on first use and start in seconds after that.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format types wheel unit clean
+
+demo: $(STAMP)
+	$(BIN)/zh-retrieval demo
+
+test: lint types unit wheel
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+unit: $(STAMP)
+	$(BIN)/pytest
+
+# The wheel, installed without extras into an environment of its own: see tests/packaging/check_wheel.py.
+wheel: $(STAMP)
+	$(BIN)/python tests/packaging/check_wheel.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[all]" --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,143 @@
+"""A snapshot folder on disk: which files a model needs, whether they are complete, and our manifest of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+MANIFEST = ".zh_retrieval.json"
+
+_SMALL = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "qwen.tiktoken", "modules.json",
+    "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
+)  # fmt: skip
+_VOCABULARY = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "qwen.tiktoken")
+_FORMATS = (  # index, single file, shards: the first format that a listing holds is the only one taken
+    ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file as a hub lists it: relative POSIX path, size in bytes (None: unknown) and sha256 if the hub gives one."""
+
+    path: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+def is_safe(path: str) -> bool:
+    """Return True if a listed path stays inside the folder: relative, POSIX, no `..`, no drive, no NUL."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and not any(c in path for c in "\\:\0")
+
+
+def select(files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """Return what a model needs: config, vocabulary and one weights format; [] if any of the three is not listed."""
+    by_path = {file.path: file for file in files}
+    small = [file for path, file in by_path.items() if path in _SMALL]
+    weights = _weights(by_path)
+    usable = "config.json" in by_path and any(path in by_path for path in _VOCABULARY)
+    return [*small, *weights] if usable and weights else []
+
+
+def _weights(by_path: dict[str, RemoteFile]) -> list[RemoteFile]:
+    for index, single, shards in _FORMATS:
+        if single in by_path:
+            return [by_path[single]]
+        parts = [file for path, file in by_path.items() if fnmatch(path, shards)]
+        if index in by_path and parts:
+            return [by_path[index], *parts]
+    return []
+
+
+def missing_files(folder: Path) -> tuple[str, ...]:
+    """Return what a folder lacks to be loaded; () if it is complete as far as names and the shard index tell."""
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / name).is_file() for name in _VOCABULARY):
+        lacking.append("tokenizer.json (or another vocabulary)")
+    return (*lacking, *_missing_weights(folder))
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    for index, single, _ in _FORMATS:
+        if (folder / single).is_file():
+            return []
+        if (folder / index).is_file():
+            try:
+                shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, AttributeError):
+                return [index]
+            return sorted(shard for shard in shards if not (folder / shard).is_file())
+    return ["model.safetensors (or another weights file)"]
+
+
+def size_on_disk(folder: Path) -> int:
+    """Return the bytes of all files below a folder, links followed."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What we downloaded: written last, so that its presence says the snapshot was complete and verified."""
+
+    hub: str
+    id: str
+    revision: str | None
+    files: tuple[RemoteFile, ...]
+
+    def write(self, folder: Path) -> None:
+        """Put the manifest into the folder, in one step."""
+        temporary = folder / f"{MANIFEST}.{os.getpid()}"
+        temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        temporary.replace(folder / MANIFEST)
+
+    def wrong_sizes(self, folder: Path) -> tuple[str, ...]:
+        """Return the files that are not there or do not have their size; costs one stat each."""
+        return tuple(file.path for file in self.files if _size(folder / file.path) != file.size)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return a folder's manifest; None if there is none that can be read."""
+    try:
+        stored: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = tuple(RemoteFile(**file) for file in stored["files"])
+        return Manifest(stored["hub"], stored["id"], stored["revision"], files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+def sha256(file: Path) -> str:
+    """Return the hex digest of a file."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def verify(folder: Path) -> list[str]:
+    """Return what is wrong with a snapshot, hashing every file of its manifest; [] if nothing is."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return [f"{folder} has no manifest: it was not downloaded by zh-retrieval, so nothing to compare with."]
+    problems = [f"{name}: missing or of the wrong size" for name in manifest.wrong_sizes(folder)]
+    for file in manifest.files:
+        if file.sha256 and _size(folder / file.path) == file.size and sha256(folder / file.path) != file.sha256:
+            problems.append(f"{file.path}: sha256 differs from the hub's")
+    return problems

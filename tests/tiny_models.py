@@ -1,0 +1,123 @@
+"""Tiny random checkpoints in the published layouts, and the vocabularies that go with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from zh_retrieval.builtin import unpack  # the built-in model's tokenizer has the XLM-R scheme
+
+BUILTIN = Path(unpack.__file__).parent / "e5-small-zh"
+CHARACTERS = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"
+
+
+def seeded(model: Any, seed: int = 0) -> Any:
+    """Give every weight a reproducible random value, large enough that mistakes show."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            scale, shift = (0.2, 1.0) if "norm" in name.lower() and name.endswith("weight") else (0.15, 0.0)
+            parameter.copy_(noise * scale + shift)
+    return model.eval()
+
+
+def wordpiece_files(folder: Path) -> None:
+    """Write vocab.txt, tokenizer.json and tokenizer_config.json as bge-*-zh has them: one character, one word."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(CHARACTERS + "今天气很好，我们去公园散步。.，")]
+    words += [*"abcdefghijklmnopqrstuvwxyz0123456789", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
+    words = list(dict.fromkeys(words))
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def unigram_files(folder: Path) -> None:
+    """Write the built-in model's tokenizer, which has XLM-R's scheme: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((BUILTIN / name).read_bytes())
+
+
+def tiny_bert(folder: Path, *, seed: int = 0, modules: bool = False, pooler: bool = True) -> Path:
+    """Write a BERT with upstream's names (a pooler included, as published), and modules.json if asked for."""
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    wordpiece_files(folder)
+    words = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    config = BertConfig(
+        vocab_size=words, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    seeded(BertModel(config, add_pooling_layer=pooler), seed).save_pretrained(folder)
+    if modules:
+        listing = [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+        ]
+        (folder / "modules.json").write_text(json.dumps(listing), encoding="utf-8")
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        pooling = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    return folder
+
+
+def tiny_xlmr_reranker(folder: Path, *, seed: int = 0) -> Path:
+    """Write an XLM-R cross-encoder with one label and the XLM-R scheme vocabulary."""
+    from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram_files(folder)
+    config = XLMRobertaConfig(
+        vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=514, type_vocab_size=1, num_labels=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        layer_norm_eps=1e-5,
+    )  # fmt: skip
+    seeded(XLMRobertaForSequenceClassification(config), seed).save_pretrained(folder)
+    return folder
+
+
+def tiny_mistral(folder: Path, *, seed: int = 0, window: int = 4096) -> Path:
+    """Write a Mistral body with grouped heads and a tokenizer.json whose post-processor adds `<s>` only."""
+    from tokenizers import processors
+    from transformers import MistralConfig, MistralModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram_files(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = MistralConfig(
+        vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=128, max_position_embeddings=32768, sliding_window=window, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2,
+    )  # fmt: skip
+    seeded(MistralModel(config), seed).save_pretrained(folder, max_shard_size="4MB")
+    return folder
+
+
+def tiny_causal_lm(folder: Path, *, kind: str = "llama", seed: int = 0) -> Path:
+    """Write a causal LM: "llama" (packed) or "bloom" (no attention interface, so padded)."""
+    from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram_files(folder)
+    if kind == "bloom":
+        model: Any = BloomForCausalLM(BloomConfig(vocab_size=41915, hidden_size=64, n_layer=2, n_head=4))
+    else:
+        config = LlamaConfig(
+            vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+            intermediate_size=128, max_position_embeddings=8192, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+    seeded(model, seed).save_pretrained(folder)
+    return folder
