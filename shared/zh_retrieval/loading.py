@@ -13,13 +13,13 @@ from zh_retrieval import readout
 from zh_retrieval.checkpoint import Checkpoint, Loading, load_checkpoint
 from zh_retrieval.encoder import Encoder
 from zh_retrieval.engine import Engine
-from zh_retrieval.errors import ConfigError, WrongTaskError
+from zh_retrieval.errors import ConfigError
 from zh_retrieval.hardware import default_batch_tokens, resolve_device, resolve_dtype
 from zh_retrieval.hub import fetch
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
 from zh_retrieval.reranker import Reranker
 from zh_retrieval.scheduler import Scheduler
-from zh_retrieval.specs import ModelSpec, Task, get_spec
+from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
 from zh_retrieval.tokenization import TextTokenizer
 
 
@@ -145,13 +145,9 @@ def _acquire(
     name: str, task: Task, options: LoadOptions, show_progress: bool
 ) -> tuple[LoadedModel, ModelSpec, int, Overflow]:
     spec = get_spec(name)
-    if spec.task != task:
-        function = "load_encoder" if spec.task == "embedding" else "load_reranker"
-        raise WrongTaskError(f"{spec.name} does {spec.task}, not {task}. Use zh_retrieval.{function}.")
+    check_task(spec, task)
     options = options.with_environment()
-    options.check()
-    if options.overflow == "window" and task == "embedding":
-        raise ConfigError("overflow='window' is for rerankers. Use 'truncate', 'error', or Encoder.encode_chunks.")
+    options.check(task)
     device = resolve_device(options.device)
     if options.quantization == "int8" and device.type != "cpu":
         raise ConfigError(f"quantization='int8' runs on the CPU, not on {device}. Leave it out, or device='cpu'.")

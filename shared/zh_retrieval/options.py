@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.specs import Task
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
@@ -69,14 +70,16 @@ class LoadOptions:
             changes["local_files_only"] = True
         return replace(self, **changes) if changes else self
 
-    def check(self) -> None:
-        """Raise ConfigError for a value that no model supports."""
+    def check(self, task: Task) -> None:
+        """Raise ConfigError for a value that no model of the task supports."""
         _one_of("dtype", self.dtype, get_args(Dtype))
         _one_of("overflow", self.overflow, get_args(Overflow))
         if self.quantization is not None:
             _one_of("quantization", self.quantization, get_args(Quantization))
         if not isinstance(self.device, str) or self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise ConfigError(f"device={self.device!r} is unknown. Use 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
+        if self.overflow == "window" and task == "embedding":
+            raise ConfigError("overflow='window' is for rerankers. Use 'truncate', 'error', or Encoder.encode_chunks.")
         for name in ("max_length", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from zh_retrieval.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+
+Normalize = Literal["none", "sigmoid", "exp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +33,23 @@ def rank_scores(scores: Sequence[float], top_n: int | None = None) -> list[Ranke
         raise ConfigError(f"top_n={top_n!r} must be a positive whole number, or None for all.")
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     return [Ranked(index, float(scores[index])) for index in order[:top_n]]
+
+
+def select_ranked(scores: Sequence[float], top_n: int | None, score_threshold: float | None) -> list[Ranked]:
+    """Return `rank_scores` without the scores below `score_threshold` (None: no threshold)."""
+    ranked = rank_scores(scores, top_n)
+    return [entry for entry in ranked if score_threshold is None or entry.score >= score_threshold]
+
+
+def normalize_scores(scores: np.ndarray, normalize: Normalize) -> list[float]:
+    """Return raw scores as Python floats: unchanged ("none"), or mapped to 0..1 by "sigmoid" or "exp"."""
+    import numpy as np
+
+    raw = scores.astype(np.float64)
+    if normalize == "sigmoid":
+        positive = 1.0 / (1.0 + np.exp(-np.abs(raw)))  # no overflow for large negative logits
+        raw = np.where(raw >= 0, positive, 1.0 - positive)
+    elif normalize == "exp":
+        raw = np.exp(raw)
+    values: list[float] = raw.tolist()
+    return values

@@ -9,7 +9,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from zh_retrieval.errors import ConfigError, UnknownModelError
+from zh_retrieval.errors import ConfigError, UnknownModelError, WrongTaskError
 
 Task = Literal["embedding", "reranking"]
 Architecture = Literal["bert", "xlm-roberta", "jina-bert", "mistral", "qwen"]
@@ -272,3 +272,10 @@ def get_spec(name: str) -> ModelSpec:
     close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
     hint = f"Did you mean {known[close[0]].name}?" if close else f"Known: {', '.join(s.name for s in MODELS)}."
     raise UnknownModelError(f"Unknown model {name!r}. {hint} For a folder of your own pass its recipe and path=.")
+
+
+def check_task(spec: ModelSpec, task: Task) -> None:
+    """Raise WrongTaskError unless the model does `task`; the message names what to use instead."""
+    if spec.task != task:
+        use = "load_encoder or an embedding class" if spec.task == "embedding" else "load_reranker or a reranker class"
+        raise WrongTaskError(f"{spec.name} does {spec.task}, not {task}. Use {use}.")

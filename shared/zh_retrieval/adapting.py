@@ -1,0 +1,104 @@
+"""What the framework adapters share: the load options as pydantic fields, and weights that load on first use.
+
+Needs pydantic, which both frameworks bring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field, PrivateAttr
+
+from zh_retrieval.handle import Handle
+from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
+from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
+
+HandleT = TypeVar("HandleT", bound=Handle)
+
+
+class LoadFields(BaseModel):
+    """The options of `zh_retrieval.options.LoadOptions` as fields.
+
+    What does not change a result (device, caches, batch size) is left out of dumps, so that caches keyed by a dump hold.
+    """
+
+    model_name: str = Field(alias="model", description="Name, alias or hub id of the model.")
+    path: str | Path | None = Field(default=None, description="Folder of weights; None downloads.")
+    device: str = Field(default="auto", exclude=True, description="auto, cpu, cuda, cuda:N or mps.")
+    dtype: Dtype = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+    quantization: Quantization | None = Field(default=None, description="int8 (CPU) or None.")
+    max_length: int | None = Field(default=None, description="Tokens per sequence.")
+    revision: str | None = Field(default=None, description="Hub revision.")
+    cache_dir: str | Path | None = Field(default=None, exclude=True, description="Folder of snapshots.")
+    local_files_only: bool = Field(default=False, exclude=True, description="Never use the network.")
+    overflow: Overflow = Field(default="truncate", description="truncate, error, or window for rerankers.")
+    max_batch_tokens: int | None = Field(default=None, exclude=True, description="Tokens of one forward pass.")
+    private: bool = Field(default=False, exclude=True, description="Do not share the weights.")
+    device_map: Any = Field(default=None, exclude=True, description="Passed to transformers (large models).")
+    quantization_config: Any = Field(default=None, description="Passed to transformers (large models).")
+    show_progress: bool = Field(default=False, exclude=True, description="Show a bar for downloads and long calls.")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the recipe of the model."""
+        return get_spec(self.model_name)
+
+    def load_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of `load_encoder` or `load_reranker`."""
+        return {option.name: getattr(self, option.name) for option in fields(LoadOptions)}
+
+    def check(self, task: Task) -> None:
+        """Raise UnknownModelError, WrongTaskError or ConfigError now rather than at the first call."""
+        check_task(self.spec, task)
+        LoadOptions(**self.load_options()).check(task)
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that changes a result of this model, for cache keys."""
+        options = LoadOptions(**self.load_options()).with_environment()
+        names = ("revision", "path", "dtype", "quantization", "max_length", "overflow", "quantization_config")
+        return {"model": self.spec.name} | {name: getattr(options, name) for name in names}
+
+
+class Lazy(Generic[HandleT]):
+    """A handle that is loaded on first use; copies and pickles start empty, so weights never travel."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handle: HandleT | None = None
+
+    def get(self, load: Callable[[], HandleT]) -> HandleT:
+        """Return the handle; the first caller loads it, others wait."""
+        with self._lock:
+            if self._handle is None:
+                self._handle = load()
+            return self._handle
+
+    async def aget(self, load: Callable[[], HandleT]) -> HandleT:
+        """Return the handle; loading happens in a thread, so that the event loop goes on."""
+        return self._handle or await asyncio.to_thread(self.get, load)
+
+    def drop(self) -> None:
+        """Close the handle; the next `get` loads again."""
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+            self._handle = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lazy)
+
+    def __hash__(self) -> int:
+        return hash(Lazy)
+
+    def __reduce__(self) -> tuple[type[Lazy[HandleT]], tuple[()]]:
+        return type(self), ()
+
+
+def lazy() -> Any:
+    """Return the pydantic private attribute that holds a `Lazy`."""
+    return PrivateAttr(default_factory=Lazy)
