@@ -1,0 +1,1 @@
+"""The commands of `zh-retrieval`, one file each: HELP, register(parser), run(arguments) -> exit status."""
