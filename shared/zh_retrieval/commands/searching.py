@@ -76,7 +76,7 @@ def _llama_index(passages: list[Passage], stages: Stages) -> Search:
     from llama_index.core import VectorStoreIndex
     from llama_index.core.llms import MockLLM
     from llama_index.core.query_engine import RetrieverQueryEngine
-    from llama_index.core.response_synthesizers import NoText
+    from llama_index.core.response_synthesizers.no_text import NoText
     from llama_index.core.schema import TextNode
 
     nodes = [TextNode(id_=passage.id, text=passage.embedded) for passage in passages]
