@@ -11,6 +11,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
+
 from zh_retrieval import Reranker, load_reranker
 from zh_retrieval.adapting import Lazy, LoadFields, lazy
 from zh_retrieval.ranking import Normalize, normalize_scores, select_ranked
@@ -31,7 +32,7 @@ class _ModelScopeReranker(LoadFields, BaseDocumentCompressor, BaseCrossEncoder):
     _reranker: Lazy[Reranker] = lazy()
 
     def __init__(self, model: str | None = None, **fields: Any) -> None:
-        super().__init__(**({"model": model} if model is not None else {}), **fields)
+        super().__init__(model, **fields)
         self.check("reranking")
 
     def compress_documents(
@@ -85,9 +86,7 @@ class _ModelScopeReranker(LoadFields, BaseDocumentCompressor, BaseCrossEncoder):
     def _chosen(self, documents: Sequence[Document], scores: list[float]) -> list[Document]:
         return [
             documents[ranked.index].model_copy(
-                update={
-                    "metadata": copy.deepcopy(documents[ranked.index].metadata) | {"relevance_score": ranked.score}
-                }
+                update={"metadata": copy.deepcopy(documents[ranked.index].metadata) | {"relevance_score": ranked.score}}
             )
             for ranked in select_ranked(scores, self.top_n, self.score_threshold)
         ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
+
 from zh_retrieval import Encoder, load_encoder
 from zh_retrieval.adapting import Lazy, LoadFields, lazy
 
@@ -35,7 +36,7 @@ class ModelScopeEmbeddings(LoadFields, Embeddings):
             ConfigError: An option does not fit the model.
             pydantic.ValidationError: An argument is unknown or has the wrong type.
         """
-        super().__init__(**({"model": model} if model is not None else {}), **fields)
+        super().__init__(model, **fields)
         self.check("embedding")
         self.spec.format_query("", self.query_instruction)
 

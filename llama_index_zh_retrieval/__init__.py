@@ -5,7 +5,9 @@ from zh_retrieval import MissingExtraError
 try:
     import llama_index.core  # noqa: F401
 except ImportError as error:
-    raise MissingExtraError('llama-index-core is not installed. Run: pip install "zh-retrieval[llama-index]"') from error
+    raise MissingExtraError(
+        'llama-index-core is not installed. Run: pip install "zh-retrieval[llama-index]"'
+    ) from error
 
 from llama_index_zh_retrieval.embeddings import ModelScopeEmbedding
 from llama_index_zh_retrieval.postprocessors import BGEReranker, RankingGPTReranker

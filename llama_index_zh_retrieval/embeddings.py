@@ -6,6 +6,7 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import ConfigDict, Field
+
 from zh_retrieval import ConfigError, Encoder, load_encoder
 from zh_retrieval.adapting import Lazy, LoadFields, lazy
 
@@ -41,7 +42,7 @@ class ModelScopeEmbedding(LoadFields, BaseEmbedding):
                 queries and documents differently.
             pydantic.ValidationError: An argument is unknown or has the wrong type.
         """
-        super().__init__(**({"model": model} if model is not None else {}), **fields)
+        super().__init__(model, **fields)
         self.check("embedding")
         same = self.spec.format_query("", self.query_instruction) == self.spec.format_document("")
         if self.embeddings_cache is not None and not same:

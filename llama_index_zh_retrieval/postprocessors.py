@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from llama_index.core.callbacks import CBEventType, EventPayload
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
+
 from zh_retrieval import InputError, Reranker, load_reranker
 from zh_retrieval.adapting import Lazy, LoadFields, lazy
 from zh_retrieval.ranking import Normalize, normalize_scores, select_ranked
@@ -38,7 +39,7 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
     _reranker: Lazy[Reranker] = lazy()
 
     def __init__(self, model: str | None = None, **fields: Any) -> None:
-        super().__init__(**({"model": model} if model is not None else {}), **fields)
+        super().__init__(model, **fields)
         self.check("reranking")
 
     def _postprocess_nodes(
@@ -71,7 +72,7 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
         kept: list[NodeWithScore] = []
         top_n = self.top_n or len(nodes)
         _dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.model_name))
-        payload = {
+        payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.model_name,
             EventPayload.QUERY_STR: query,

@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
 from zh_retrieval.builtin import unpack  # the built-in model's tokenizer has the XLM-R scheme
 
 BUILTIN = Path(unpack.__file__).parent / "e5-small-zh"
-CHARACTERS = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"
+CHARACTERS = (
+    "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成"
+    "会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"
+)
 
 
 def seeded(model: Any, seed: int = 0) -> Any:
@@ -27,7 +31,14 @@ def seeded(model: Any, seed: int = 0) -> Any:
 
 def wordpiece_files(folder: Path) -> None:
     """Write vocab.txt, tokenizer.json and tokenizer_config.json as bge-*-zh has them: one character, one word."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(CHARACTERS + "今天气很好，我们去公园散步。.，")]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *dict.fromkeys(CHARACTERS + "今天气很好，我们去公园散步。.，"),
+    ]
     words += [*"abcdefghijklmnopqrstuvwxyz0123456789", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
     words = list(dict.fromkeys(words))
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")

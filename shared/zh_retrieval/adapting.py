@@ -24,7 +24,7 @@ HandleT = TypeVar("HandleT", bound=Handle)
 class LoadFields(BaseModel):
     """The options of `zh_retrieval.options.LoadOptions` as fields.
 
-    What does not change a result (device, caches, batch size) is left out of dumps, so that caches keyed by a dump hold.
+    What changes no result (device, caches, batch size) is left out of dumps, so that caches keyed by a dump hold.
     """
 
     model_name: str = Field(alias="model", description="Name, alias or hub id of the model.")
@@ -42,6 +42,10 @@ class LoadFields(BaseModel):
     device_map: Any = Field(default=None, exclude=True, description="Passed to transformers (large models).")
     quantization_config: Any = Field(default=None, description="Passed to transformers (large models).")
     show_progress: bool = Field(default=False, exclude=True, description="Show a bar for downloads and long calls.")
+
+    def __init__(self, model: str | None = None, **fields: Any) -> None:
+        """Take the model by position, or as `model` or `model_name`."""
+        super().__init__(**({"model": model} if model is not None else {}), **fields)
 
     @property
     def spec(self) -> ModelSpec:
@@ -80,7 +84,8 @@ class Lazy(Generic[HandleT]):
 
     async def aget(self, load: Callable[[], HandleT]) -> HandleT:
         """Return the handle; loading happens in a thread, so that the event loop goes on."""
-        return self._handle or await asyncio.to_thread(self.get, load)
+        handle = self._handle
+        return handle if handle is not None else await asyncio.to_thread(self.get, load)
 
     def drop(self) -> None:
         """Close the handle; the next `get` loads again."""

@@ -117,10 +117,14 @@ def _attend_runs(
     grouped = q.shape[1] != k.shape[1]
     for start, size, length in packed.runs:
         rows = slice(start, start + size * length)
-        parts = [t[rows].view(size, length, t.shape[1], t.shape[2]).transpose(1, 2) for t in (q, k, v)]  # (size, N, L, D)
+        sq, sk, sv = (
+            t[rows].view(size, length, t.shape[1], t.shape[2]).transpose(1, 2) for t in (q, k, v)
+        )  # (size, N, L, D)
         mask = _band(length, window, q.device) if window and length > window else None
         attended = F.scaled_dot_product_attention(
-            *parts,
+            sq,
+            sk,
+            sv,
             attn_mask=mask,
             is_causal=causal and mask is None and length > 1,
             scale=scaling,

@@ -104,7 +104,9 @@ def pack(tokens: Sequence[Tokens], device: torch.device, position_offset: int = 
     `position_offset` is the first position id (2 for XLM-R). Copies to CUDA are pinned and do not block.
     """
     lengths = [len(item.ids) for item in tokens]
-    starts, runs, total = [], [], 0
+    starts: list[int] = []
+    runs: list[Run] = []
+    total = 0
     for length in lengths:
         starts.append(total)
         if runs and runs[-1].length == length:

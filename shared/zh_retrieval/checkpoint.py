@@ -85,7 +85,9 @@ def load_checkpoint(folder: Path, spec: ModelSpec, loading: Loading, *, trusted_
     _check_architecture(config, spec, folder)
     width = config.get("hidden_size")
     if not trusted_sizes and spec.dimension is not None and width != spec.dimension:
-        raise CheckpointError(f"{folder} has hidden_size {width}, but {spec.name} has {spec.dimension}: wrong snapshot.")
+        raise CheckpointError(
+            f"{folder} has hidden_size {width}, but {spec.name} has {spec.dimension}: wrong snapshot."
+        )
     tokenizer = build(load_vocabulary(folder), spec, folder)
     attention.register()
     checkpoint = _LOADERS[spec.architecture](folder, config, loading, tokenizer)
@@ -137,7 +139,9 @@ def _check_vocabulary(checkpoint: Checkpoint, folder: Path) -> None:
     embeddings = checkpoint.body.get_input_embeddings()  # type: ignore[operator]
     rows, words = embeddings.weight.shape[0], checkpoint.tokenizer.tokenizer.get_vocab_size()
     if words > rows:
-        raise CheckpointError(f"{folder} has {words} words in its vocabulary but {rows} embedding rows: wrong vocabulary.")
+        raise CheckpointError(
+            f"{folder} has {words} words in its vocabulary but {rows} embedding rows: wrong vocabulary."
+        )
 
 
 def _check_finite(module: nn.Module, folder: Path) -> None:
@@ -219,15 +223,15 @@ def _load_xlm_roberta(folder: Path, config: dict[str, Any], loading: Loading, to
     if parsed.num_labels != 1:
         raise CheckpointError(f"{folder} scores {parsed.num_labels} labels, expected the 1 of a reranker.")
     model = load_pretrained(XLMRobertaForSequenceClassification, folder, parsed, **loading.arguments())
-    offset = int(parsed.pad_token_id) + 1
+    offset = int(config.get("pad_token_id", 1)) + 1
     limit = parsed.max_position_embeddings - offset
     return Checkpoint(model.roberta, model.classifier, tokenizer, parsed.hidden_size, limit, offset)
 
 
 def _load_jina(folder: Path, config: dict[str, Any], loading: Loading, tokenizer: TextTokenizer) -> Checkpoint:
-    from zh_retrieval.models.jina_bert import JinaBertConfig, JinaBertModel
+    from zh_retrieval.models.jina_bert import JinaBertModel, jina_config
 
-    parsed = JinaBertConfig.from_dict(config)
+    parsed = jina_config(config)
     body = load_pretrained(JinaBertModel, folder, parsed, **loading.arguments())
     return Checkpoint(body, None, tokenizer, parsed.hidden_size, parsed.max_position_embeddings)
 
@@ -248,7 +252,7 @@ def _load_causal(folder: Path, config: dict[str, Any], loading: Loading, tokeniz
 
     if qwen.is_qwen1(config):
         parsed: Any = qwen.qwen2_config(config)
-        cls: Any = qwen.ZhQwen1ForCausalLM
+        cls: Any = qwen.qwen1_class()
     else:
         if config.get("model_type") not in CONFIG_MAPPING:
             raise CheckpointError(f"{folder}: transformers has no model type {config.get('model_type')!r}.")

@@ -63,7 +63,7 @@ class Handle:
         self.spec = spec
         self.max_length = max_length
         self._model = model
-        self._overflow = overflow
+        self._overflow: Overflow = overflow
         self._release = weakref.finalize(self, model.release)
         self._release.atexit = False
 

@@ -26,7 +26,7 @@ _FINAL = (401, 403)  # asking again does not help
 Fetch = Callable[[Source, str | None, Path, list[RemoteFile], Any], None]
 
 
-class _Absent(Exception):
+class _AbsentError(Exception):
     """The hub says that the repository or the revision does not exist."""
 
 
@@ -64,7 +64,7 @@ def fetch(
     for source in spec.sources:
         try:
             return _download(spec, source, revision, cache_dir, show_progress)
-        except _Absent as error:
+        except _AbsentError as error:
             absent.append(f"{source.hub} {source.id}: {error}")
     raise DownloadError(
         f"No source has {spec.name}{f' at revision {revision!r}' if revision else ''}. {'; '.join(absent)}. "
@@ -145,8 +145,8 @@ def _verified(spec: ModelSpec, source: Source, folder: Path, file: RemoteFile) -
     if found is None or (file.size is not None and found != file.size) or (file.sha256 and digest != file.sha256):
         local.unlink(missing_ok=True)
         raise DownloadError(
-            f"{file.path} of {spec.name} from {source.hub} {source.id} is not what the hub lists: {found} bytes, sha256 "
-            f"{digest}, expected {file.size} bytes, sha256 {file.sha256}. It was removed: download again."
+            f"{file.path} of {spec.name} from {source.hub} {source.id} is not what the hub lists: {found} bytes, "
+            f"sha256 {digest}, expected {file.size} bytes, sha256 {file.sha256}. It was removed: download again."
         )
     return RemoteFile(file.path, found, digest)
 
@@ -157,7 +157,7 @@ def _attempt(spec: ModelSpec, source: Source, what: str, action: Callable[[], An
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return action()
-        except (_Absent, DownloadError):
+        except (_AbsentError, DownloadError):
             raise
         except Exception as error:
             causes = _causes(error)
@@ -165,7 +165,7 @@ def _attempt(spec: ModelSpec, source: Source, what: str, action: Callable[[], An
             if any(isinstance(cause, OSError) and cause.errno in _DISK for cause in causes):
                 raise OSError(*next(c for c in causes if isinstance(c, OSError) and c.errno in _DISK).args) from error
             if 404 in statuses or any(type(cause).__name__ in _NOT_THERE for cause in causes):
-                raise _Absent("it does not exist there") from error
+                raise _AbsentError("it does not exist there") from error
             if attempt == _ATTEMPTS or statuses & set(_FINAL):
                 remedy = "Log in with a token that may read it." if statuses & set(_FINAL) else "Try again: it resumes."
                 raise DownloadError(

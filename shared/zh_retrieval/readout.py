@@ -60,7 +60,10 @@ def query_likelihood(head: nn.Module, softcap: float | None = None) -> Readout:
     """
 
     def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        positions, targets, owners, counts = [], [], [], []
+        positions: list[int] = []
+        targets: list[int] = []
+        owners: list[int] = []
+        counts: list[int] = []
         for row, (item, start, length) in enumerate(
             zip(batch.tokens, batch.layout.starts, batch.layout.lengths, strict=True)
         ):

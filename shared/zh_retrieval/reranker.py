@@ -115,9 +115,7 @@ class _Scoring(Work):
             if document not in contexts:
                 text = self._spec.format_document(document)
                 contexts[document] = context(text, start, start + len(document), self._tokenizer)
-            sequences.append(
-                query_likelihood_pair(query, contexts[document], index, self._max_length, self._windows)
-            )
+            sequences.append(query_likelihood_pair(query, contexts[document], index, self._max_length, self._windows))
         return sequences
 
     def finish(self, low: int, high: int, rows: np.ndarray) -> None:

@@ -168,7 +168,8 @@ class Scheduler:
 
     def _take(self, queue: deque[Job]) -> list[Share]:
         """Take sequences from the front jobs until the token budget is full; longest first within a job."""
-        budget, shares = self._engine.max_batch_tokens, []
+        budget = self._engine.max_batch_tokens
+        shares: list[Share] = []
         while queue:
             job = queue[0]
             lengths = [len(job.tokens[index].ids) for index in _head(job, budget)]

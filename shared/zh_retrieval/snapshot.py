@@ -18,7 +18,14 @@ _SMALL = (
     "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "qwen.tiktoken", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
 )  # fmt: skip
-_VOCABULARY = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "qwen.tiktoken")
+_VOCABULARY = (
+    "tokenizer.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "qwen.tiktoken",
+)
 _FORMATS = (  # index, single file, shards: the first format that a listing holds is the only one taken
     ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin"),
@@ -137,7 +144,6 @@ def verify(folder: Path) -> list[str]:
     if manifest is None:
         return [f"{folder} has no manifest: it was not downloaded by zh-retrieval, so nothing to compare with."]
     problems = [f"{name}: missing or of the wrong size" for name in manifest.wrong_sizes(folder)]
-    for file in manifest.files:
-        if file.sha256 and _size(folder / file.path) == file.size and sha256(folder / file.path) != file.sha256:
-            problems.append(f"{file.path}: sha256 differs from the hub's")
-    return problems
+    whole = [file for file in manifest.files if file.sha256 and _size(folder / file.path) == file.size]
+    changed = [file.path for file in whole if sha256(folder / file.path) != file.sha256]
+    return [*problems, *(f"{path}: sha256 differs from the hub's" for path in changed)]

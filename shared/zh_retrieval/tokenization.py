@@ -31,7 +31,7 @@ def check_texts(texts: Sequence[str], what: str = "texts") -> None:
         check_text(text, f"{what}[{index}]")
 
 
-def check_text(text: str, what: str) -> None:
+def check_text(text: object, what: str) -> None:
     """Raise InputError unless `text` is a str of valid Unicode; `what` names it in the message."""
     if not isinstance(text, str):
         raise InputError(f"{what} is {type(text).__name__}, expected str. Remove it or convert it.")
@@ -90,17 +90,22 @@ def build(tokenizer: Tokenizer, spec: ModelSpec, folder: object) -> TextTokenize
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    framing = []
-    for names in (spec.prefix, spec.suffix, spec.separator):
-        ids = [tokenizer.token_to_id(name) for name in names]
-        if None in ids:
-            raise CheckpointError(
-                f"The tokenizer in {folder} lacks {names[ids.index(None)]!r}, which {spec.name} puts around a text. "
-                "Check that the folder holds the tokenizer of this model."
-            )
-        framing.append(tuple(ids))
+    framing = [
+        tuple(_special_id(tokenizer, name, spec, folder) for name in names)
+        for names in (spec.prefix, spec.suffix, spec.separator)
+    ]
     _check_probe(tokenizer, folder)
     return TextTokenizer(tokenizer, *framing)
+
+
+def _special_id(tokenizer: Tokenizer, name: str, spec: ModelSpec, folder: object) -> int:
+    found = tokenizer.token_to_id(name)
+    if found is None:
+        raise CheckpointError(
+            f"The tokenizer in {folder} lacks {name!r}, which {spec.name} puts around a text. "
+            "Check that the folder holds the tokenizer of this model."
+        )
+    return found
 
 
 def _check_probe(tokenizer: Tokenizer, folder: object) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zh_retrieval.errors import CheckpointError, MissingExtraError
 
@@ -65,14 +66,12 @@ def _wordpiece(folder: Path) -> Tokenizer:
 
 
 def _sentencepiece(folder: Path, name: str) -> Tokenizer:
-    try:
-        import google.protobuf  # noqa: F401
-        import sentencepiece  # noqa: F401
-    except ImportError as error:
+    absent = [package for package in ("sentencepiece", "google.protobuf") if find_spec(package) is None]
+    if absent:
         raise MissingExtraError(
             f"{folder / name} needs a conversion. Run: pip install sentencepiece protobuf, "
             "or put tokenizer.json of the same model beside it."
-        ) from error
+        )
     from transformers import LlamaTokenizer, XLMRobertaTokenizer
 
     cls = XLMRobertaTokenizer if name == "sentencepiece.bpe.model" else LlamaTokenizer
@@ -80,7 +79,7 @@ def _sentencepiece(folder: Path, name: str) -> Tokenizer:
     return backend
 
 
-def _settings(folder: Path) -> dict[str, object]:
+def _settings(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
     if not file.is_file():
         return {}

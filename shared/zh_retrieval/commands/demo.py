@@ -136,7 +136,9 @@ def _report(
     outcomes: list[Outcome], passages: list[Passage], questions: list[Question], stages: Stages, notes: list[str]
 ) -> dict[str, Any]:
     first = outcomes[0].hits
-    agree = all([[name for name, _ in hits] for hits in o.hits] == [[n for n, _ in hits] for hits in first] for o in outcomes)
+    agree = all(
+        [[name for name, _ in hits] for hits in o.hits] == [[n for n, _ in hits] for hits in first] for o in outcomes
+    )
     return {
         "model": stages.model,
         "reranker": stages.reranker,

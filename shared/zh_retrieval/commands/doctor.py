@@ -128,7 +128,12 @@ def _print(report: dict[str, Any]) -> None:
     for cache in report["caches"]:
         print(f"cache: {cache['path']} ({cache['bytes'] / 1e6:.0f} MB)")
     rows = [
-        (m["name"], m["state"], f"{m['bytes'] / 1e6:.0f} MB" if m["bytes"] else "-", ", ".join(m["missing"]) or (m["path"] or ""))
+        (
+            m["name"],
+            m["state"],
+            f"{m['bytes'] / 1e6:.0f} MB" if m["bytes"] else "-",
+            ", ".join(m["missing"]) or (m["path"] or ""),
+        )
         for m in report["models"]
     ]
     print("\n" + render(("model", "state", "on disk", "where, or what is missing"), rows, (30, 8, 10, 90)) + "\n")

@@ -33,7 +33,7 @@ def add_hub_flags(parser: Any) -> None:
 def load_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `load_encoder` or `load_reranker` from parsed flags."""
     names = (
-        "path", "device", "dtype", "quantization", "max_length", "overflow", "max_batch_tokens", "revision", "cache_dir",
-        "local_files_only",
+        "path", "device", "dtype", "quantization", "max_length", "overflow", "max_batch_tokens", "revision",
+        "cache_dir", "local_files_only",
     )  # fmt: skip
     return {name: getattr(arguments, name) for name in names}

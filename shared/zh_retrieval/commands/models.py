@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from zh_retrieval.commands.table import render
 from zh_retrieval.specs import MODELS, ModelSpec
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe(spec: ModelSpec) -> dict[str, str | int | None]:
+def describe(spec: ModelSpec) -> dict[str, Any]:
     """Return one row: what a user chooses a model by."""
     return {
         "name": spec.name,

@@ -73,9 +73,8 @@ class Reader:
                     return
                 if not line.strip():
                     continue
-                if as_json is None:
-                    as_json = line.lstrip().startswith("{")
-                yield self._record(line.rstrip("\r\n"), where, as_json, f"{name}:{number}")
+                as_json = line.lstrip().startswith("{") if as_json is None else as_json
+                yield self._record(line.rstrip("\r\n"), where, bool(as_json), f"{name}:{number}")
             except (InputError, UnicodeDecodeError) as error:
                 if isinstance(error, UnicodeDecodeError):
                     raise InputError(f"{name} is not UTF-8 near line {number}: {error}. Convert it.") from error

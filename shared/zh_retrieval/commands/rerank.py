@@ -66,13 +66,13 @@ def _windows(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _check_query(fields: dict[str, Any]) -> str:
-    query, documents = fields.get("query"), fields.get("documents")
-    check_text(query, "field 'query'")  # type: ignore[arg-type]
+    query: Any = fields.get("query")
+    documents = fields.get("documents")
+    check_text(query, "field 'query'")
     if not isinstance(documents, list):
         raise InputError(f"field 'documents' is {type(documents).__name__}, expected a list.")
     for index, document in enumerate(documents):
-        text = document.get("text") if isinstance(document, dict) else document
-        check_text(text, f"documents[{index}]")
+        check_text(document.get("text") if isinstance(document, dict) else document, f"documents[{index}]")
     return str(query)
 
 
@@ -119,9 +119,13 @@ def _from_run(arguments: argparse.Namespace) -> Iterator[Record]:
         if not parts:
             continue
         if len(parts) != 6:
-            raise InputError(f"line {number} of {arguments.run}: {len(parts)} columns, expected 6 (qid Q0 id rank score tag).")
+            raise InputError(
+                f"line {number} of {arguments.run}: {len(parts)} columns, expected 6 (qid Q0 id rank score tag)."
+            )
         if parts[0] not in queries or parts[2] not in corpus:
-            raise InputError(f"line {number} of {arguments.run}: {parts[0]!r} or {parts[2]!r} is in neither JSONL file.")
+            raise InputError(
+                f"line {number} of {arguments.run}: {parts[0]!r} or {parts[2]!r} is in neither JSONL file."
+            )
         candidates.setdefault(parts[0], []).append(parts[2])
     for name, ids in candidates.items():
         documents = [{"id": identifier, "text": corpus[identifier]} for identifier in ids]
@@ -150,6 +154,6 @@ def _stage(arguments: argparse.Namespace, reranker: Reranker, records: Iterator[
         for count, window in enumerate(_windows(records), 1):
             if not staging.has(count - 1):
                 text = "".join(_lines(arguments, reranker, window))
-                staging.add(count - 1, lambda path, t=text: path.write_text(t, encoding="utf-8") and None)  # type: ignore[misc]
+                staging.add(count - 1, lambda path, t=text: path.write_text(t, encoding="utf-8"))  # type: ignore[misc]
             bar.update(len(window))
     staging.finish(count, concatenate)

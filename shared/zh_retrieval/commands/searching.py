@@ -48,10 +48,11 @@ def build(framework: str, passages: list[Passage], stages: Stages) -> Search:
 
 
 def _langchain(passages: list[Passage], stages: Stages) -> Search:
-    import langchain_zh_retrieval as adapters
     from langchain_core.documents import Document
     from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnablePassthrough
     from langchain_core.vectorstores import InMemoryVectorStore
+
+    import langchain_zh_retrieval as adapters
 
     store = InMemoryVectorStore(adapters.ModelScopeEmbeddings(stages.model, **stages.options))
     store.add_documents([Document(page_content=passage.embedded, id=passage.id) for passage in passages])
@@ -72,12 +73,13 @@ def _langchain(passages: list[Passage], stages: Stages) -> Search:
 
 
 def _llama_index(passages: list[Passage], stages: Stages) -> Search:
-    import llama_index_zh_retrieval as adapters
     from llama_index.core import VectorStoreIndex
     from llama_index.core.llms import MockLLM
     from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.core.response_synthesizers.no_text import NoText
     from llama_index.core.schema import TextNode
+
+    import llama_index_zh_retrieval as adapters
 
     nodes = [TextNode(id_=passage.id, text=passage.embedded) for passage in passages]
     index = VectorStoreIndex(nodes, embed_model=adapters.ModelScopeEmbedding(stages.model, **stages.options))
@@ -101,9 +103,7 @@ def _core(passages: list[Passage], stages: Stages) -> Search:
 
     encoder = zh_retrieval.load_encoder(stages.model, **stages.options)
     vectors = encoder.encode_documents([passage.embedded for passage in passages])
-    reranker = (
-        zh_retrieval.load_reranker(stages.reranker, **stages.reranker_options) if stages.reranker else None
-    )
+    reranker = zh_retrieval.load_reranker(stages.reranker, **stages.reranker_options) if stages.reranker else None
 
     def search(question: str) -> Hits:
         scores = (vectors @ encoder.encode_queries([question])[0]).tolist()

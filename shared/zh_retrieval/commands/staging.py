@@ -11,7 +11,7 @@ from typing import Any
 
 from zh_retrieval.errors import ConfigError
 
-Write = Callable[[Path], None]
+Write = Callable[[Path], object]
 
 
 class Staging:
@@ -39,7 +39,7 @@ class Staging:
     def _claim(self, job: str) -> None:
         file = self._folder / "job.json"
         if not file.exists():
-            _atomically(file, lambda path: path.write_text(job, encoding="utf-8") and None)
+            _atomically(file, lambda path: path.write_text(job, encoding="utf-8"))
         elif file.read_text(encoding="utf-8") != job:
             raise ConfigError(
                 f"{self._folder} holds an interrupted job with another model, other options or other input. "

@@ -25,9 +25,7 @@ def fit(text: str, columns: int) -> str:
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], limits: Sequence[int]) -> str:
     """Return an aligned table; column i is at most `limits[i]` wide."""
-    widths = [
-        min(limit, max(width(row[i]) for row in (header, *rows))) for i, limit in enumerate(limits)
-    ]
+    widths = [min(limit, max(width(row[i]) for row in (header, *rows))) for i, limit in enumerate(limits)]
     lines = ["  ".join(fit(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows]
     head = "  ".join(fit(cell, size) for cell, size in zip(header, widths, strict=True)).rstrip()
     return "\n".join([head, "  ".join("-" * size for size in widths), *lines])

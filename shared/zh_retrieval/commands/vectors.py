@@ -35,7 +35,7 @@ def format_of(output: str) -> Format:
     if suffix in (".jsonl", ".ndjson", ".json"):
         return Format(_write_jsonl, lambda parts, target, _: concatenate(parts, target))
     if suffix == ".npy":
-        return Format(lambda path, _, vectors: path.write_bytes(vectors.tobytes()) and None, _join_npy)
+        return Format(_write_rows, _join_npy)
     if suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -55,6 +55,10 @@ def json_line(record: Record, vector: np.ndarray) -> str:
 def _write_jsonl(path: Path, records: list[Record], vectors: np.ndarray) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as out:
         out.writelines(json_line(record, vector) + "\n" for record, vector in zip(records, vectors, strict=True))
+
+
+def _write_rows(path: Path, _: list[Record], vectors: np.ndarray) -> None:
+    path.write_bytes(vectors.tobytes())
 
 
 def _join_npy(parts: list[Path], target: Path, dimension: int) -> None:

@@ -1,0 +1,157 @@
+"""JinaBERT (base-en / base-zh variant): post-norm BERT with symmetric ALiBi and a gated feed-forward.
+
+Source: jinaai/jina-bert-implementation, modeling_bert.py; parameter names are upstream's.
+Axes: T tokens of the packed row, H hidden, N heads, D head size, I feed-forward size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from zh_retrieval.alibi import alibi_attention, slopes
+from zh_retrieval.batching import Layout
+from zh_retrieval.errors import CheckpointError
+
+
+class JinaBertConfig(PretrainedConfig):
+    """The sizes in config.json; no code that it names is loaded."""
+
+    model_type = "zh_jina_bert"
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+
+
+def jina_config(config: dict[str, Any]) -> JinaBertConfig:
+    """Return the configuration of a JinaBERT folder.
+
+    Raises:
+        CheckpointError: It is not the variant with ALiBi and GEGLU, or a size is missing.
+    """
+    found = (config.get("position_embedding_type"), config.get("feed_forward_type"))
+    if found != ("alibi", "geglu"):
+        raise CheckpointError(f"config.json says positions and feed-forward {found}, expected ('alibi', 'geglu').")
+    needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    missing = [name for name in needed if name not in config]
+    if missing:
+        raise CheckpointError(f"config.json of a JinaBERT folder lacks {', '.join(missing)}.")
+    optional = {"max_position_embeddings": 8192, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+    sizes = {name: config[name] for name in needed} | {name: config.get(name, value) for name, value in optional.items()}
+    return JinaBertConfig(**sizes)
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.LayerNorm(self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0])
+        return hidden
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: torch.Tensor, packed: Layout, slope: torch.Tensor) -> torch.Tensor:
+        q, k, v = (linear(hidden).unflatten(-1, (self.heads, -1)) for linear in (self.query, self.key, self.value))
+        return alibi_attention(q, k, v, packed, slope).flatten(1)  # (T, H)
+
+
+class _Output(nn.Module):
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__()
+        self.self = _SelfAttention(config)
+        self.output = _Output(config)
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__()
+        self.gated_layers = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.wo = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, attended: torch.Tensor) -> torch.Tensor:
+        gate, value = self.gated_layers(attended).chunk(2, dim=-1)  # (T, I) each; exact GELU on the first half
+        hidden: torch.Tensor = self.layernorm(attended + self.wo(F.gelu(gate) * value))
+        return hidden
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.mlp = _FeedForward(config)
+
+    def forward(self, hidden: torch.Tensor, packed: Layout, slope: torch.Tensor) -> torch.Tensor:
+        output = self.attention.output
+        attended = output.LayerNorm(hidden + output.dense(self.attention.self(hidden, packed, slope)))
+        result: torch.Tensor = self.mlp(attended)
+        return result
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([_Layer(config) for _ in range(config.num_hidden_layers)])
+
+
+class JinaBertModel(PreTrainedModel):
+    """The body: token ids to the last hidden states."""
+
+    config_class = JinaBertConfig
+    base_model_prefix = "bert"
+    _supports_attention_backend = True
+    _no_split_modules = ("_Layer",)
+
+    def __init__(self, config: JinaBertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = _Embeddings(config)
+        self.encoder = _Encoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embeddings, (V, H)."""
+        return self.embeddings.word_embeddings
+
+    def forward(
+        self, input_ids: torch.Tensor, packed: Layout, position_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor]:
+        """Return ((1, T, H),), the last hidden states of the packed row.
+
+        Args:
+            input_ids: int64 (1, T).
+            packed: Where the sequences lie.
+            position_ids: Not used: ALiBi needs none.
+        """
+        hidden = self.embeddings(input_ids[0])  # (T, H)
+        slope = torch.tensor(slopes(self.config.num_attention_heads), device=hidden.device)
+        for layer in self.encoder.layer:
+            hidden = layer(hidden, packed, slope)
+        return (hidden.unsqueeze(0),)

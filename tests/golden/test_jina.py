@@ -1,0 +1,95 @@
+"""JinaBERT against an independent float64 forward (expected.json), on a checkpoint rebuilt from its recipe."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zh_retrieval as zr
+from zh_retrieval.alibi import _attend_flex, alibi_attention, slopes
+from zh_retrieval.batching import Tokens, pack
+
+from tests.golden.recipe import write
+
+CASE = Path(__file__).parent / "jina"
+CASES = json.loads((CASE / "expected.json").read_text(encoding="utf-8"))["cases"]
+MODEL = "jina-embeddings-v2-base-zh"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = write(CASE, tmp_path_factory.mktemp("jina"))
+    with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32") as loaded:
+        yield loaded
+
+
+def test_vectors_alone_equal_the_reference(encoder):
+    for case in CASES:
+        vector = encoder.encode_documents([case["text"]])[0]
+        np.testing.assert_allclose(vector, case["mean_normalized"], atol=5e-5)
+
+
+def test_vectors_packed_equal_the_reference(encoder):
+    vectors = encoder.encode_documents([case["text"] for case in CASES])
+    np.testing.assert_allclose(vectors, [case["mean_normalized"] for case in CASES], atol=5e-5)
+
+
+def test_first_and_last_rows_equal_the_reference(encoder):
+    batch = pack([Tokens(case["input_ids"]) for case in CASES], torch.device("cpu"))
+    body = encoder._model.engine._body
+    with torch.inference_mode():
+        hidden = body(input_ids=batch.input_ids, packed=batch.layout)[0][0].numpy()
+    for case, start, length in zip(CASES, batch.layout.starts, batch.layout.lengths, strict=True):
+        np.testing.assert_allclose(hidden[start], case["first_token"], atol=5e-5)
+        np.testing.assert_allclose(hidden[start + length - 1], case["last_token"], atol=5e-5)
+
+
+def test_ids_carry_both_special_tokens(encoder):
+    tokenizer = encoder._model.tokenizer
+    for case in CASES:
+        assert tokenizer.frame(tokenizer.ids([case["text"]])[0], 8192) == case["input_ids"]
+
+
+def test_slopes_of_head_counts():
+    assert slopes(8) == [2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8]
+    assert slopes(12) == pytest.approx([*slopes(8), 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
+    assert slopes(16)[:2] == pytest.approx([2**-0.5, 2**-1.0])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_flex_path_equals_blockwise_path():
+    generator = torch.Generator().manual_seed(0)
+    layout = pack([Tokens([1] * n) for n in (130, 7, 1)], torch.device("cpu")).layout
+    q, k, v = (torch.randn(138, 12, 8, generator=generator) for _ in range(3))
+    slope = torch.tensor(slopes(12))
+    expected = alibi_attention(q, k, v, layout, slope)
+    torch.testing.assert_close(_attend_flex(q, k, v, layout, slope, compiled=False), expected, atol=2e-6, rtol=0)
+
+
+def test_code_in_the_folder_is_never_imported(tmp_path):
+    folder = write(CASE, tmp_path / "poisoned")
+    for name in ("modeling_bert.py", "configuration_bert.py"):
+        (folder / name).write_text("raise SystemExit('foreign code ran')", encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {"AutoConfig": "configuration_bert.JinaBertConfig", "AutoModel": "modeling_bert.JinaBertModel"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32") as loaded:
+        np.testing.assert_allclose(loaded.encode_documents([CASES[1]["text"]])[0], CASES[1]["mean_normalized"], atol=5e-5)
+
+
+def test_a_jina_folder_is_no_plain_bert(tmp_path):
+    folder = write(CASE, tmp_path / "jina")
+    with pytest.raises(zr.CheckpointError, match="jina-bert"):
+        zr.load_encoder("bge-base-zh", path=folder, device="cpu")
+
+
+def test_bert_prefix_and_half_precision_load(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = write(CASE, tmp_path / "prefixed")
+    weights = load_file(folder / "model.safetensors")
+    half = {f"bert.{name}": tensor.to(torch.float16) for name, tensor in weights.items() if "pooler" not in name}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32") as loaded:
+        np.testing.assert_allclose(loaded.encode_documents([CASES[3]["text"]])[0], CASES[3]["mean_normalized"], atol=2e-3)
