@@ -62,7 +62,7 @@ class _Slot:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # a handle may be collected, and so released, while its thread holds this
 _SHARED: dict[tuple[object, ...], LoadedModel] = {}
 _SLOTS: dict[tuple[object, ...], _Slot] = {}
 
