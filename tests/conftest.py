@@ -1,6 +1,7 @@
 """Fixtures that many tests share: the built-in model, loaded once."""
 
 import pytest
+
 import zh_retrieval as zr
 
 

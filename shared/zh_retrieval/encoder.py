@@ -8,7 +8,7 @@ import numpy as np
 
 from zh_retrieval.batching import Tokens
 from zh_retrieval.errors import ConfigError
-from zh_retrieval.handle import Handle, Truncation, Work
+from zh_retrieval.handle import Handle, Truncation, Work, distinct
 from zh_retrieval.tokenization import TextTokenizer, check_texts
 
 
@@ -93,20 +93,21 @@ class _Encoding(Work):
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncation = truncation
+        self._places: dict[int, list[int]] = {}
         self._vectors = np.empty((len(texts), dimension), dtype=np.float32)
 
     def prepare(self, low: int, high: int) -> list[Tokens]:
-        prompted = [self._template(text) for text in self._texts[low:high]]
-        tokens = []
-        for index, ids in enumerate(self._tokenizer.ids(prompted), low):
-            length = len(ids) + self._tokenizer.frame_length
+        unique, places = distinct(self._texts[low:high])
+        ids = self._tokenizer.ids([self._template(text) for text in unique])
+        for index, place in enumerate(places, low):
+            length = len(ids[place]) + self._tokenizer.frame_length
             if length > self._max_length:
                 self._truncation.note(index, length)
-            tokens.append(Tokens(self._tokenizer.frame(ids, self._max_length)))
-        return tokens
+        self._places[low] = places
+        return [Tokens(self._tokenizer.frame(part, self._max_length)) for part in ids]
 
     def finish(self, low: int, high: int, rows: np.ndarray) -> None:
-        self._vectors[low:high] = rows
+        self._vectors[low:high] = rows[self._places.pop(low)]
 
     def characters(self) -> int:
         return sum(map(len, self._texts))

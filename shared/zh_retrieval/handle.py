@@ -7,8 +7,9 @@ import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -31,6 +32,7 @@ _INTERACTIVE = 64  # a call of at most so many queries or pairs goes ahead of bu
 _INLINE_CHARACTERS = 4096  # less text than this is tokenized on the event loop: quicker than a thread
 
 SelfT = TypeVar("SelfT", bound="Handle")
+ItemT = TypeVar("ItemT", bound=Hashable)
 
 
 class Work(ABC):
@@ -94,20 +96,19 @@ class Handle:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{type(self).__name__}({self.spec.name!r}, device={str(self.device)!r}, dtype={dtype!r})"
 
-    def _submit(
-        self, work: Work, low: int, priority: Priority, on_rows: Callable[[int], None] | None
-    ) -> tuple[int, int, Future[np.ndarray]]:
+    def _submit(self, work: Work, low: int, priority: Priority, bar: _Bar) -> tuple[int, int, Future[np.ndarray]]:
         if not self._release.alive:
             raise ClosedError(f"This {type(self).__name__} was closed. Load {self.spec.name} again.")
         high = min(low + _WINDOW, work.count)
+        on_rows = partial(bar.reach, low, high) if bar.shown else None
         return low, high, self._model.scheduler.submit(work.prepare(low, high), priority, on_rows)
 
     def _run(self, work: Work, priority: Priority, show_progress: bool) -> None:
         flying: deque[tuple[int, int, Future[np.ndarray]]] = deque()
-        with _Bar(work.count, show_progress) as advance:
+        with _Bar(work.count, show_progress) as bar:
             try:
                 for low in range(0, work.count, _WINDOW):
-                    flying.append(self._submit(work, low, priority, advance))
+                    flying.append(self._submit(work, low, priority, bar))
                     while len(flying) >= _FLYING:
                         first, last, future = flying[0]
                         work.finish(first, last, future.result())
@@ -121,13 +122,13 @@ class Handle:
     async def _arun(self, work: Work, priority: Priority, show_progress: bool) -> None:
         flying: deque[tuple[int, int, Future[np.ndarray]]] = deque()
         inline = work.count <= _INTERACTIVE and work.characters() <= _INLINE_CHARACTERS
-        with _Bar(work.count, show_progress) as advance:
+        with _Bar(work.count, show_progress) as bar:
             try:
                 for low in range(0, work.count, _WINDOW):
                     if inline:
-                        flying.append(self._submit(work, low, priority, advance))
+                        flying.append(self._submit(work, low, priority, bar))
                     else:
-                        flying.append(await asyncio.to_thread(self._submit, work, low, priority, advance))
+                        flying.append(await asyncio.to_thread(self._submit, work, low, priority, bar))
                     while len(flying) >= _FLYING:
                         first, last, future = flying[0]
                         work.finish(first, last, await asyncio.wrap_future(future))
@@ -140,6 +141,16 @@ class Handle:
 
     def _priority(self, work: Work, interactive: bool = True) -> Priority:
         return "query" if interactive and work.count <= _INTERACTIVE else "bulk"
+
+
+def distinct(items: Sequence[ItemT]) -> tuple[list[ItemT], list[int]]:
+    """Return the different items, and the place among them of each input.
+
+    Equal inputs are computed once: quicker, and their results are equal to the last bit, so that ties are ties.
+    """
+    places: dict[ItemT, int] = {}
+    found = [places.setdefault(item, len(places)) for item in items]
+    return list(places), found
 
 
 class Truncation:
@@ -180,19 +191,21 @@ class _Bar:
 
     def __init__(self, total: int, show: bool) -> None:
         self._total = total
-        self._show = show
+        self.shown = show
         self._bar: Any = None
 
-    def __enter__(self) -> Callable[[int], None] | None:
-        if not self._show:
-            return None
-        from tqdm import tqdm
+    def __enter__(self) -> _Bar:
+        if self.shown:
+            from tqdm import tqdm
 
-        self._bar = tqdm(total=self._total, unit="text")
-        return self._advance
+            self._bar = tqdm(total=self._total, unit="text")
+        return self
 
-    def _advance(self, count: int) -> None:
-        self._bar.update(count)
+    def reach(self, low: int, high: int, done: int, total: int) -> None:
+        """Move to the part `done` of `total` between the inputs low and high."""
+        place = low + (high - low) * done // total
+        if place > self._bar.n:
+            self._bar.update(place - self._bar.n)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

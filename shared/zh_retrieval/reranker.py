@@ -8,7 +8,7 @@ import numpy as np
 
 from zh_retrieval.batching import Tokens
 from zh_retrieval.errors import InputError
-from zh_retrieval.handle import Handle, Truncation, Work
+from zh_retrieval.handle import Handle, Truncation, Work, distinct
 from zh_retrieval.options import Overflow
 from zh_retrieval.pairs import Context, PairSequences, context, cross_encoder_pair, query_likelihood_pair
 from zh_retrieval.ranking import Ranked, rank_scores
@@ -54,6 +54,14 @@ class Reranker(Handle):
         return _Scoring(pairs, self.spec, self._model.tokenizer, self.max_length, self._overflow)
 
 
+def _firsts(places: list[int], low: int) -> list[int]:
+    """Return for each distinct pair the index of the first input that it came from."""
+    firsts: dict[int, int] = {}
+    for index, place in enumerate(places, low):
+        firsts.setdefault(place, index)
+    return list(firsts.values())
+
+
 def _pairs(query: str, documents: Sequence[str]) -> list[Pair]:
     check_text(query, "query")
     check_texts(documents, "documents")
@@ -81,37 +89,37 @@ class _Scoring(Work):
         self._max_length = max_length
         self._windows = overflow == "window"
         self._truncation = Truncation(overflow, max_length, "pairs")
-        self._sizes: dict[int, list[int]] = {}
+        self._shapes: dict[int, tuple[list[int], list[int]]] = {}  # window -> places of pairs, sequences of each
         self._scores = np.empty(len(pairs), dtype=np.float32)
 
     def prepare(self, low: int, high: int) -> list[Tokens]:
-        pairs = self._pairs[low:high]
+        pairs, places = distinct([(query, document) for query, document in self._pairs[low:high]])
         queries = self._unique_ids([self._spec.format_query(query) for query, _ in pairs])
         build = self._cross_encoder if self._spec.scoring == "classification" else self._likelihood
-        sequences = build(pairs, queries, low)
-        for index, pair in enumerate(sequences, low):
-            if pair.length > self._max_length and not self._windows:
-                self._truncation.note(index, pair.length)
-        self._sizes[low] = [len(pair.tokens) for pair in sequences]
+        sequences = build(pairs, queries, _firsts(places, low))
+        for index, place in enumerate(places, low):
+            if sequences[place].length > self._max_length and not self._windows:
+                self._truncation.note(index, sequences[place].length)
+        self._shapes[low] = places, [len(pair.tokens) for pair in sequences]
         return [tokens for pair in sequences for tokens in pair.tokens]
 
     def _unique_ids(self, texts: list[str]) -> list[list[int]]:
-        unique = list(dict.fromkeys(texts))
-        ids = dict(zip(unique, self._tokenizer.ids(unique), strict=True))
-        return [ids[text] for text in texts]
+        unique, places = distinct(texts)
+        ids = self._tokenizer.ids(unique)
+        return [ids[place] for place in places]
 
-    def _cross_encoder(self, pairs: Sequence[Pair], queries: list[list[int]], _: int) -> list[PairSequences]:
+    def _cross_encoder(self, pairs: Sequence[Pair], queries: list[list[int]], _: list[int]) -> list[PairSequences]:
         documents = self._unique_ids([self._spec.format_document(document) for _, document in pairs])
         return [
             cross_encoder_pair(query, document, self._tokenizer, self._max_length, self._windows)
             for query, document in zip(queries, documents, strict=True)
         ]
 
-    def _likelihood(self, pairs: Sequence[Pair], queries: list[list[int]], low: int) -> list[PairSequences]:
+    def _likelihood(self, pairs: Sequence[Pair], queries: list[list[int]], indices: list[int]) -> list[PairSequences]:
         start = self._spec.document_template.index("{text}")
         contexts: dict[str, Context] = {}
         sequences = []
-        for index, ((_, document), query) in enumerate(zip(pairs, queries, strict=True), low):
+        for (_, document), query, index in zip(pairs, queries, indices, strict=True):
             if document not in contexts:
                 text = self._spec.format_document(document)
                 contexts[document] = context(text, start, start + len(document), self._tokenizer)
@@ -119,8 +127,9 @@ class _Scoring(Work):
         return sequences
 
     def finish(self, low: int, high: int, rows: np.ndarray) -> None:
-        sizes = self._sizes.pop(low)
-        self._scores[low:high] = np.maximum.reduceat(rows[:, 0], np.cumsum([0, *sizes[:-1]]))
+        places, sizes = self._shapes.pop(low)
+        best = np.maximum.reduceat(rows[:, 0], np.cumsum([0, *sizes[:-1]]))
+        self._scores[low:high] = best[places]
 
     def characters(self) -> int:
         return sum(len(query) + len(document) for query, document in self._pairs)

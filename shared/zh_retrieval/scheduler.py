@@ -45,7 +45,7 @@ class Job:
 
     __slots__ = ("future", "on_rows", "order", "rows", "starts", "taken", "tokens", "unfinished", "waiting_tokens")
 
-    def __init__(self, tokens: Sequence[Tokens], on_rows: Callable[[int], None] | None) -> None:
+    def __init__(self, tokens: Sequence[Tokens], on_rows: Callable[[int, int], None] | None) -> None:
         self.tokens = tokens
         self.on_rows = on_rows
         self.future: Future[np.ndarray] = Future()
@@ -81,12 +81,12 @@ class Scheduler:
         self._thread: threading.Thread | None = None
 
     def submit(
-        self, tokens: Sequence[Tokens], priority: Priority = "bulk", on_rows: Callable[[int], None] | None = None
+        self, tokens: Sequence[Tokens], priority: Priority = "bulk", on_rows: Callable[[int, int], None] | None = None
     ) -> Future[np.ndarray]:
         """Return the future of float32 (R, width) for `tokens`, which must not be empty.
 
         Blocks while the queue is full. Cancelling the future drops the work that has not started. `on_rows` is called
-        from the worker with the number of sequences of each finished batch.
+        from the worker after each batch with how many sequences are done, and of how many.
 
         Raises:
             ClosedError: The scheduler was closed.
@@ -236,7 +236,7 @@ def _accept(job: Job, indices: list[int], rows: np.ndarray) -> None:
         low += end - start
     job.unfinished -= len(indices)
     if job.on_rows is not None:
-        job.on_rows(len(indices))
+        job.on_rows(len(job.tokens) - job.unfinished, len(job.tokens))
     if job.unfinished == 0 and job.future.set_running_or_notify_cancel():
         job.future.set_result(job.rows)
 

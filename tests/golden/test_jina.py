@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 import zh_retrieval as zr
+from tests.golden.recipe import write
 from zh_retrieval.alibi import _attend_flex, alibi_attention, slopes
 from zh_retrieval.batching import Tokens, pack
-
-from tests.golden.recipe import write
 
 CASE = Path(__file__).parent / "jina"
 CASES = json.loads((CASE / "expected.json").read_text(encoding="utf-8"))["cases"]
@@ -75,7 +75,9 @@ def test_code_in_the_folder_is_never_imported(tmp_path):
     config["auto_map"] = {"AutoConfig": "configuration_bert.JinaBertConfig", "AutoModel": "modeling_bert.JinaBertModel"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32") as loaded:
-        np.testing.assert_allclose(loaded.encode_documents([CASES[1]["text"]])[0], CASES[1]["mean_normalized"], atol=5e-5)
+        np.testing.assert_allclose(
+            loaded.encode_documents([CASES[1]["text"]])[0], CASES[1]["mean_normalized"], atol=5e-5
+        )
 
 
 def test_a_jina_folder_is_no_plain_bert(tmp_path):
@@ -92,4 +94,6 @@ def test_bert_prefix_and_half_precision_load(tmp_path):
     half = {f"bert.{name}": tensor.to(torch.float16) for name, tensor in weights.items() if "pooler" not in name}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
     with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32") as loaded:
-        np.testing.assert_allclose(loaded.encode_documents([CASES[3]["text"]])[0], CASES[3]["mean_normalized"], atol=2e-3)
+        np.testing.assert_allclose(
+            loaded.encode_documents([CASES[3]["text"]])[0], CASES[3]["mean_normalized"], atol=2e-3
+        )

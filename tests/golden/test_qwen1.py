@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import zh_retrieval as zr
 from safetensors.torch import load_file, save_file
+
+import zh_retrieval as zr
+from tests.golden.recipe import write
 from zh_retrieval.checkpoint import Loading, load_checkpoint
 from zh_retrieval.models.qwen import qwen_tokenizer
-
-from tests.golden.recipe import write
 
 HERE = Path(__file__).parent
 CASE = HERE / "qwen1"
@@ -74,6 +74,7 @@ def test_context_and_query_ids_equal_the_reference(reranker):
 
 def test_log_probabilities_and_logits_equal_the_reference(folder):
     from transformers import Qwen2ForCausalLM
+
     from zh_retrieval.checkpoint import read_config
     from zh_retrieval.models.qwen import qwen1_class, qwen2_config
 

@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 import torch
-import zh_retrieval as zr
-from zh_retrieval.vocabulary import load_vocabulary
 
+import zh_retrieval as zr
 from tests.tiny_models import CHARACTERS, tiny_bert
+from zh_retrieval.vocabulary import load_vocabulary
 
 LENGTHS = (0, 1, 2, 7, 7, 7, 30, 100, 101, 250, 509, 510)
 TEXTS = [(CHARACTERS * 12)[:n] for n in LENGTHS]

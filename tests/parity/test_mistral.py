@@ -1,11 +1,11 @@
-"""Last-token Mistral embeddings against transformers' eager MistralModel, with a tokenizer.json that adds `<s>` only."""
+"""Last-token Mistral embeddings against the eager MistralModel, with a tokenizer.json that adds `<s>` only."""
 
 import numpy as np
 import pytest
 import torch
-import zh_retrieval as zr
 from tokenizers import Tokenizer
 
+import zh_retrieval as zr
 from tests.tiny_models import tiny_mistral
 
 TEXTS = ["", "好", "今天天气很好。", "我们去公园散步，" * 40, "然后回家做饭。" * 3]

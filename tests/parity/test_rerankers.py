@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 import torch
-import zh_retrieval as zr
 from tokenizers import Tokenizer
 
+import zh_retrieval as zr
 from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
 
 SENTENCE = "今天天气很好，我们去公园散步，然后回家做饭。"

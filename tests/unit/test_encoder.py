@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+
 import zh_retrieval as zr
 
 TEXTS = ["你好", "绿茶用八十度的水冲泡。", "", "Python 读取文件", "长" * 900, "a", "你好"]
@@ -24,9 +25,9 @@ def test_vectors_are_float32_of_length_one_in_input_order(encoder):
 def test_the_builtin_model_equals_a_plain_float32_bert_with_mean_pooling(encoder):
     from tokenizers import Tokenizer
     from transformers import BertConfig, BertModel
-    from zh_retrieval.builtin import unpack
 
     from tests.tiny_models import BUILTIN
+    from zh_retrieval.builtin import unpack
 
     config = BertConfig.from_pretrained(BUILTIN)
     model = BertModel(config, add_pooling_layer=False)

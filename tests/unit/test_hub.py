@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import zh_retrieval as zr
+from tests.modelscope_stub import Stub, serve
+from tests.tiny_models import tiny_bert
 from zh_retrieval import hub
 from zh_retrieval.cache import locate
 from zh_retrieval.snapshot import MANIFEST, is_safe, verify
-
-from tests.modelscope_stub import Stub, serve
-from tests.tiny_models import tiny_bert
 
 SPEC = zr.get_spec("bge-large-zh")  # two ModelScope sources
 FIRST, SECOND = (source.id for source in SPEC.sources[:2])
@@ -74,7 +74,7 @@ def test_a_downloaded_model_encodes_like_the_published_folder(stub, tmp_path, tm
 
 
 def test_a_downloaded_snapshot_of_another_size_is_refused(stub, tmp_path):
-    with pytest.raises(zr.CheckpointError, match="hidden_size 64, but bge-large-zh-v1.5 has 1024"):
+    with pytest.raises(zr.CheckpointError, match=r"hidden_size 64, but bge-large-zh-v1\.5 has 1024"):
         zr.load_encoder("bge-large-zh", cache_dir=tmp_path / "cache", device="cpu")
 
 
@@ -113,7 +113,7 @@ def test_a_server_that_ignores_ranges_gives_the_right_file(stub, tmp_path, files
 
 def test_wrong_bytes_are_an_error_and_no_snapshot(stub, tmp_path):
     stub.corrupt.add("model.safetensors")
-    with pytest.raises(zr.DownloadError, match="bge-large-zh-v1.5"):
+    with pytest.raises(zr.DownloadError, match=r"bge-large-zh-v1\.5"):
         fetch(tmp_path)
     assert locate(SPEC, cache_dir=tmp_path / "cache").status == "partial"
     stub.corrupt.clear()
@@ -215,13 +215,19 @@ def test_a_missing_shard_makes_a_folder_partial(tmp_path):
     assert locate(SPEC, cache_dir=tmp_path / "cache").missing == ("model-00002-of-00002.safetensors",)
 
 
-CHILD = "import sys, zh_retrieval as zr; from zh_retrieval import hub; print(hub.fetch(zr.get_spec(sys.argv[1]), cache_dir=sys.argv[2]))"
+CHILD = """
+import sys
+import zh_retrieval as zr
+from zh_retrieval import hub
+print(hub.fetch(zr.get_spec(sys.argv[1]), cache_dir=sys.argv[2]))
+"""
 
 
 def child(tmp_path):
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, SPEC.name, str(tmp_path / "cache")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
 
 

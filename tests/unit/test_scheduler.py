@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
+
 import zh_retrieval as zr
 from zh_retrieval.batching import Tokens
 from zh_retrieval.scheduler import Scheduler
@@ -177,8 +178,8 @@ def test_exit_with_work_queued_neither_hangs_nor_complains():
     result = run_child("""
 import zh_retrieval as zr
 encoder = zr.load_encoder("e5-small-zh", device="cpu", dtype="float32")
-work = encoder._documents(["今天天气很好" * 40] * 400)
-future = encoder._submit(work, 0, "bulk", None)
+work = encoder._documents(["今天天气很好" * 40 + str(n) for n in range(400)])
+future = encoder._model.scheduler.submit(work.prepare(0, 400))
 """)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -38,7 +38,7 @@ class Staging:
 
     def _claim(self, job: str) -> None:
         file = self._folder / "job.json"
-        if not file.exists():
+        if not file.exists() or not any(part.name.isdigit() for part in self._folder.iterdir()):
             _atomically(file, lambda path: path.write_text(job, encoding="utf-8"))
         elif file.read_text(encoding="utf-8") != job:
             raise ConfigError(

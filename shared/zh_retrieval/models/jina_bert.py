@@ -6,7 +6,7 @@ Axes: T tokens of the packed row, H hidden, N heads, D head size, I feed-forward
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,9 @@ def jina_config(config: dict[str, Any]) -> JinaBertConfig:
     if missing:
         raise CheckpointError(f"config.json of a JinaBERT folder lacks {', '.join(missing)}.")
     optional = {"max_position_embeddings": 8192, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-    sizes = {name: config[name] for name in needed} | {name: config.get(name, value) for name, value in optional.items()}
+    sizes = {name: config[name] for name in needed} | {
+        name: config.get(name, value) for name, value in optional.items()
+    }
     return JinaBertConfig(**sizes)
 
 
@@ -128,7 +130,7 @@ class JinaBertModel(PreTrainedModel):
     config_class = JinaBertConfig
     base_model_prefix = "bert"
     _supports_attention_backend = True
-    _no_split_modules = ("_Layer",)
+    _no_split_modules: ClassVar[list[str]] = ["_Layer"]
 
     def __init__(self, config: JinaBertConfig) -> None:
         super().__init__(config)

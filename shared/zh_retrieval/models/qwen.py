@@ -74,7 +74,7 @@ def qwen1_class() -> Any:
         """A Qwen-1 language model."""
 
     attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-    mapping = [
+    mapping: list[WeightConverter | WeightRenaming] = [
         WeightRenaming(r"^transformer\.wte\.", "model.embed_tokens."),
         WeightRenaming(r"^transformer\.ln_f\.", "model.norm."),
         WeightRenaming(r"^transformer\.h\.", "model.layers."),

@@ -1,0 +1,151 @@
+"""`ModelScopeEmbeddings` against LangChain's own suite and its users' expectations."""
+
+import asyncio
+import pickle
+import time
+
+import numpy as np
+import pytest
+from langchain_classic.embeddings import CacheBackedEmbeddings
+from langchain_core.stores import InMemoryByteStore
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_tests.integration_tests import EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import EmbeddingsUnitTests
+from pydantic import ValidationError
+
+import zh_retrieval as zr
+from langchain_zh_retrieval import ModelScopeEmbeddings
+
+OPTIONS = {"model": "e5-small-zh", "device": "cpu", "dtype": "float32"}
+TEXTS = ["绿茶用八十度的水。", "第一行\n第二行", "", "Python asyncio"]
+
+
+class TestUnitSuite(EmbeddingsUnitTests):
+    @property
+    def embeddings_class(self):
+        return ModelScopeEmbeddings
+
+    @property
+    def embedding_model_params(self):
+        return dict(OPTIONS)
+
+
+class TestIntegrationSuite(EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self):
+        return ModelScopeEmbeddings
+
+    @property
+    def embedding_model_params(self):
+        return dict(OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    loaded = ModelScopeEmbeddings(**OPTIONS)
+    yield loaded
+    loaded.unload()
+
+
+def test_vectors_are_lists_of_python_floats_equal_to_the_core(embeddings, encoder):
+    vectors = embeddings.embed_documents(TEXTS)
+    assert type(vectors) is list
+    assert type(vectors[0]) is list
+    assert type(vectors[0][0]) is float
+    np.testing.assert_array_equal(np.float32(vectors), encoder.encode_documents(TEXTS))
+    np.testing.assert_array_equal(np.float32(embeddings.embed_query("茶")), encoder.encode_queries(["茶"])[0])
+
+
+def test_newlines_are_kept(embeddings, encoder):
+    assert (
+        embeddings.embed_documents(["一\n二"]) != embeddings.embed_documents(["一 二"])
+        or (encoder.encode_documents(["一\n二"]) == encoder.encode_documents(["一 二"])).all()
+    )
+
+
+def test_empty_list_gives_empty_list_and_input_is_not_changed(embeddings):
+    texts = list(TEXTS)
+    embeddings.embed_documents(texts)
+    assert texts == TEXTS
+    assert embeddings.embed_documents([]) == []
+
+
+async def test_async_equals_sync(embeddings):
+    np.testing.assert_allclose(await embeddings.aembed_documents(TEXTS), embeddings.embed_documents(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(await embeddings.aembed_query("茶"), embeddings.embed_query("茶"), atol=1e-6)
+
+
+async def test_the_event_loop_goes_on_during_a_bulk_job(embeddings):
+    gaps = []
+
+    async def heartbeat():
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.005)
+            gaps.append(time.perf_counter() - start)
+
+    task = asyncio.create_task(heartbeat())
+    await embeddings.aembed_documents(["今天天气很好，我们去公园散步。" * 8] * 60)
+    task.cancel()
+    assert len(gaps) > 20
+    assert sorted(gaps)[-3] < 0.1  # a blocked loop would stop for seconds; the margin is for busy test machines
+
+
+@pytest.mark.parametrize("name", ["bge-base-zh", "AI-ModelScope/bge-base-zh-v1.5", "BAAI/bge-base-zh-v1.5"])
+def test_a_model_is_named_by_position_keyword_alias_or_hub_id(name):
+    for made in (ModelScopeEmbeddings(name), ModelScopeEmbeddings(model=name), ModelScopeEmbeddings(model_name=name)):
+        assert made.spec.name == "bge-base-zh-v1.5"
+
+
+def test_unknown_arguments_and_models_are_refused_at_once():
+    with pytest.raises(ValidationError, match="trust_remote_code"):
+        ModelScopeEmbeddings("bge-base-zh", trust_remote_code=True)
+    with pytest.raises(zr.UnknownModelError):
+        ModelScopeEmbeddings("bge-small-xx")
+    with pytest.raises(zr.WrongTaskError):
+        ModelScopeEmbeddings("bge-reranker-large")
+    with pytest.raises(zr.ConfigError):
+        ModelScopeEmbeddings("jina-base-zh", query_instruction="x")
+
+
+def test_weights_never_travel_in_pickles(embeddings):
+    embeddings.embed_query("茶")
+    data = pickle.dumps(embeddings)
+    assert len(data) < 2000
+    assert pickle.loads(data).embed_query("茶") == embeddings.embed_query("茶")
+
+
+def test_cache_namespace_tells_apart_what_changes_vectors(tmp_path):
+    base = ModelScopeEmbeddings("bge-base-zh").cache_namespace
+    assert base == ModelScopeEmbeddings("BAAI/bge-base-zh-v1.5", device="cpu", cache_dir=tmp_path).cache_namespace
+    for change in ({"revision": "x"}, {"query_instruction": ""}, {"dtype": "float32"}, {"path": tmp_path}):
+        assert ModelScopeEmbeddings("bge-base-zh", **change).cache_namespace != base
+    assert ModelScopeEmbeddings("bge-large-zh").cache_namespace != base
+
+
+def test_cache_backed_embeddings_work_with_the_namespace(embeddings):
+    cached = CacheBackedEmbeddings.from_bytes_store(
+        embeddings, InMemoryByteStore(), namespace=embeddings.cache_namespace, key_encoder="sha256"
+    )
+    first = cached.embed_documents(TEXTS[:2])
+    np.testing.assert_allclose(cached.embed_documents(TEXTS[:2]), first, atol=1e-6)
+    np.testing.assert_allclose(first, embeddings.embed_documents(TEXTS[:2]), atol=1e-6)
+
+
+def test_repr_and_dumps_hold_no_secret(embeddings, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-secret")
+    assert "secret" not in repr(embeddings) + embeddings.model_dump_json()
+
+
+def test_a_vector_store_finds_the_right_document(embeddings):
+    store = InMemoryVectorStore(embeddings)
+    store.add_texts(["绿茶要用八十度的水冲泡", "猫喜欢睡觉", "火车票可以退票"], ids=["tea", "cat", "train"])
+    assert store.similarity_search("怎么泡茶", k=1)[0].id == "tea"
+
+
+def test_unload_gives_the_weights_back_and_the_next_call_loads_again():
+    made = ModelScopeEmbeddings(**OPTIONS, private=True)
+    before = made.embed_query("茶")
+    made.unload()
+    assert made.embed_query("茶") == before
+    made.unload()
