@@ -22,7 +22,7 @@ from zh_retrieval.scheduler import Priority
 from zh_retrieval.specs import ModelSpec
 
 if TYPE_CHECKING:
-    from zh_retrieval.loading import LoadedModel
+    from zh_retrieval.loaded import LoadedModel
 
 logger = logging.getLogger(__name__)
 

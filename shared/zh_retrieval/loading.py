@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +15,16 @@ from zh_retrieval.engine import Engine
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.hardware import default_batch_tokens, resolve_device, resolve_dtype
 from zh_retrieval.hub import fetch
+from zh_retrieval.loaded import LoadedModel
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
 from zh_retrieval.reranker import Reranker
 from zh_retrieval.scheduler import Scheduler
 from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
-from zh_retrieval.tokenization import TextTokenizer
 
-
-@dataclass(eq=False)
-class LoadedModel:
-    """Weights on a device with their worker, and how many handles use them.
-
-    Attributes:
-        folder: Where the weights came from.
-        engine: Runs batches.
-        scheduler: Merges the calls of all handles.
-        tokenizer: Vocabulary and special tokens.
-        length_limit: The most tokens of one sequence.
-        leases: Handles that are open.
-    """
-
-    folder: Path
-    engine: Engine
-    scheduler: Scheduler
-    tokenizer: TextTokenizer
-    length_limit: int
-    key: tuple[object, ...] = ()
-    leases: int = 0
-
-    def release(self) -> None:
-        """Give one handle back; the last one stops the worker and frees the weights."""
-        with _LOCK:
-            self.leases -= 1
-            if self.leases > 0:
-                return
-            if _SHARED.get(self.key) is self:
-                del _SHARED[self.key]
-        self.scheduler.close()
-
-
-@dataclass
-class _Slot:
-    """Serialises the loading of one key, so that threads that ask together load once."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
+_Key = tuple[object, ...]
 _LOCK = threading.RLock()  # a handle may be collected, and so released, while its thread holds this
-_SHARED: dict[tuple[object, ...], LoadedModel] = {}
-_SLOTS: dict[tuple[object, ...], _Slot] = {}
+_SHARED: dict[_Key, LoadedModel] = {}
+_LOADING: dict[_Key, threading.Lock] = {}  # threads that ask for the same model together load it once
 
 
 def load_encoder(
@@ -183,34 +143,34 @@ def _lease(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.de
         repr(options.device_map), repr(options.quantization_config),
     )  # fmt: skip
     if options.private:
-        return _load(spec, options, folder, device, dtype, ())
+        return _load(spec, options, folder, device, dtype)
     with _LOCK:
-        slot = _SLOTS.setdefault(key, _Slot())
-    with slot.lock:
+        loading = _LOADING.setdefault(key, threading.Lock())
+    with loading:
         with _LOCK:
             shared = _SHARED.get(key)
-            if shared is not None:
-                shared.leases += 1
-                return shared
-        loaded = _load(spec, options, folder, device, dtype, key)
+        if shared is not None and shared.lease():
+            return shared
+        loaded = _load(spec, options, folder, device, dtype)
         with _LOCK:
             _SHARED[key] = loaded
         return loaded
 
 
-def _load(
-    spec: ModelSpec,
-    options: LoadOptions,
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    key: tuple[object, ...],
-) -> LoadedModel:
+def _forget(model: LoadedModel) -> None:
+    with _LOCK:
+        for key in [key for key, shared in _SHARED.items() if shared is model]:
+            del _SHARED[key]
+
+
+def _load(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     loading = Loading(dtype, options.device_map, options.quantization_config)
     checkpoint = load_checkpoint(folder, spec, loading, trusted_sizes=options.path is not None)
     engine = _engine(spec, checkpoint, options, device, dtype)
     limit = min(checkpoint.length_limit, spec.length_limit)
-    return LoadedModel(folder, engine, Scheduler(engine), checkpoint.tokenizer, limit, key, leases=1)
+    model = LoadedModel(folder, engine, Scheduler(engine), checkpoint.tokenizer, limit, _forget)
+    model.lease()
+    return model
 
 
 def _engine(

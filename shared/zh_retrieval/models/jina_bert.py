@@ -6,7 +6,7 @@ Axes: T tokens of the packed row, H hidden, N heads, D head size, I feed-forward
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,13 +130,12 @@ class JinaBertModel(PreTrainedModel):
     config_class = JinaBertConfig
     base_model_prefix = "bert"
     _supports_attention_backend = True
-    _no_split_modules: ClassVar[list[str]] = ["_Layer"]
 
     def __init__(self, config: JinaBertConfig) -> None:
         super().__init__(config)
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the word embeddings, (V, H)."""
