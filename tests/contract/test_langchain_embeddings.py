@@ -85,7 +85,7 @@ async def test_the_event_loop_goes_on_during_a_bulk_job(embeddings):
             gaps.append(time.perf_counter() - start)
 
     task = asyncio.create_task(heartbeat())
-    await embeddings.aembed_documents(["今天天气很好，我们去公园散步。" * 8] * 60)
+    await embeddings.aembed_documents([f"今天天气很好，我们去公园散步。{n}" * 8 for n in range(60)])
     task.cancel()
     assert len(gaps) > 20
     assert sorted(gaps)[-3] < 0.1  # a blocked loop would stop for seconds; the margin is for busy test machines

@@ -62,7 +62,7 @@ async def test_the_event_loop_goes_on_during_a_batch(embedding):
             gaps.append(time.perf_counter() - start)
 
     task = asyncio.create_task(heartbeat())
-    await embedding.aget_text_embedding_batch(["今天天气很好，我们去公园散步。" * 8] * 60)
+    await embedding.aget_text_embedding_batch([f"今天天气很好，我们去公园散步。{n}" * 8 for n in range(60)])
     task.cancel()
     assert len(gaps) > 20
     assert sorted(gaps)[-3] < 0.1

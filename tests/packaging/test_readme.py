@@ -1,0 +1,46 @@
+"""Every Python snippet of the READMEs runs, and their tables say what the code says."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from zh_retrieval.commands.models import describe
+from zh_retrieval.options import ENVIRONMENT, LoadOptions
+from zh_retrieval.specs import MODELS
+
+ROOT = Path(__file__).resolve().parents[2]
+READMES = ("README.md", "README.zh-CN.md")
+SNIPPETS = [
+    (name, number, code)
+    for name in READMES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S))
+]
+
+
+@pytest.mark.parametrize(("name", "number", "code"), SNIPPETS, ids=[f"{name}-{number}" for name, number, _ in SNIPPETS])
+def test_snippets_run_and_find_the_right_text(name, number, code, capsys):
+    exec(compile(code, f"{name}[{number}]", "exec"), {})
+    shown = capsys.readouterr().out
+    assert ("print" in code) == bool(shown)
+    if "invoke" in code or "retrieve(" in code:
+        assert shown.strip() == "绿茶用八十度的水冲泡。"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_model_table_is_the_generated_one(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for spec in MODELS:
+        entry = describe(spec)
+        row = [entry[key] or "-" for key in ("name", "task", "dimension", "max_tokens", "size", "licence", "hub_id")]
+        assert f"| {' | '.join(map(str, row))} |" in text, spec.name
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_option_and_environment_variable_is_documented(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for option in fields(LoadOptions):
+        assert f"`{option.name}`" in text, option.name
+    for variable in ENVIRONMENT.values():
+        assert variable in text, variable
