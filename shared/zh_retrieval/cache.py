@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +49,9 @@ def huggingface_root() -> Path:
 def target(source: Source, revision: str | None, cache_dir: str | Path | None) -> Path:
     """Return the folder that a download of a source goes to; it has ModelScope's own layout."""
     owner, _, name = source.id.partition("/")
-    modelscope = source.hub == "modelscope"
-    label = re.sub(r"[^\w.+-]", "--", revision or source.revision or ("master" if modelscope else "main"))
-    folder = f"{owner}--{name}" if modelscope else f"hf--{owner}--{name}"
-    return modelscope_root(cache_dir) / "models" / folder / "snapshots" / (label if label.strip(".") else "--")
+    label = (revision or source.revision or "master").replace("/", "--")
+    folder = f"{owner}--{name}" if source.hub == "modelscope" else f"hf--{owner}--{name}"
+    return modelscope_root(cache_dir) / "models" / folder / "snapshots" / label
 
 
 def builtin_folder(source: Source) -> Path:

@@ -45,12 +45,12 @@ def main() -> None:
         subprocess.run([python, "-c", CHECK], check=True, cwd=scratch)
         shown = subprocess.run(
             [python.with_name("zh-retrieval"), "demo", "--json"],
-            check=True,
+            check=False,
             cwd=scratch,
             capture_output=True,
             text=True,
         )
-        assert '"framework": "core"' in shown.stdout, shown.stdout[-2000:]
+        assert '"framework": "core"' in shown.stdout, shown.stderr[-2000:]
         print("wheel: demo falls back to the core")
 
 

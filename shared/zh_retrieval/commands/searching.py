@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,11 +49,10 @@ def build(framework: str, passages: list[Passage], stages: Stages) -> Search:
 
 
 def _langchain(passages: list[Passage], stages: Stages) -> Search:
+    adapters = importlib.import_module("langchain_zh_retrieval")  # first: it says what to install
     from langchain_core.documents import Document
     from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnablePassthrough
     from langchain_core.vectorstores import InMemoryVectorStore
-
-    import langchain_zh_retrieval as adapters
 
     store = InMemoryVectorStore(adapters.ModelScopeEmbeddings(stages.model, **stages.options))
     store.add_documents([Document(page_content=passage.embedded, id=passage.id) for passage in passages])
@@ -73,13 +73,12 @@ def _langchain(passages: list[Passage], stages: Stages) -> Search:
 
 
 def _llama_index(passages: list[Passage], stages: Stages) -> Search:
+    adapters = importlib.import_module("llama_index_zh_retrieval")  # first: it says what to install
     from llama_index.core import VectorStoreIndex
     from llama_index.core.llms import MockLLM
     from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.core.response_synthesizers.no_text import NoText
     from llama_index.core.schema import TextNode
-
-    import llama_index_zh_retrieval as adapters
 
     nodes = [TextNode(id_=passage.id, text=passage.embedded) for passage in passages]
     index = VectorStoreIndex(nodes, embed_model=adapters.ModelScopeEmbedding(stages.model, **stages.options))
