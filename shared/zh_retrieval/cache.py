@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zh_retrieval.snapshot import missing_files, read_manifest, size_on_disk
+from zh_retrieval.snapshot import MANIFEST, PLAN, missing_files, read_manifest, size_on_disk
 from zh_retrieval.specs import ModelSpec, Source
 
 Status = Literal["present", "partial", "absent"]
@@ -49,7 +50,7 @@ def huggingface_root() -> Path:
 def target(source: Source, revision: str | None, cache_dir: str | Path | None) -> Path:
     """Return the folder that a download of a source goes to; it has ModelScope's own layout."""
     owner, _, name = source.id.partition("/")
-    label = (revision or source.revision or "master").replace("/", "--")
+    label = re.sub(r"[^\w.+-]|^\.+$", "--", revision or source.revision or "master")
     folder = f"{owner}--{name}" if source.hub == "modelscope" else f"hf--{owner}--{name}"
     return modelscope_root(cache_dir) / "models" / folder / "snapshots" / label
 
@@ -70,7 +71,7 @@ def locate(spec: ModelSpec, *, revision: str | None = None, cache_dir: str | Pat
         if source.hub == "builtin":
             folder = builtin_folder(source)
             return SnapshotState("present", folder, size_on_disk(folder), source=source)
-        for folder in _candidates(source, revision, cache_dir):
+        for folder in candidates(source, revision, cache_dir):
             state = _state(folder, source)
             if state.status == "present":
                 return state
@@ -82,17 +83,17 @@ def locate(spec: ModelSpec, *, revision: str | None = None, cache_dir: str | Pat
 def _state(folder: Path, source: Source) -> SnapshotState:
     if not folder.is_dir():
         return SnapshotState("absent")
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        missing = manifest.wrong_sizes(folder)
-    elif (folder / ".incomplete").exists():
-        missing = ("the rest of an interrupted download",)
+    if (manifest := read_manifest(folder)) is not None:
+        missing = manifest.wrong_sizes(folder) or missing_files(folder)
+    elif (plan := read_manifest(folder, PLAN)) is not None:
+        missing = plan.wrong_sizes(folder) or (MANIFEST,)
     else:
         missing = missing_files(folder)
     return SnapshotState("partial" if missing else "present", folder, size_on_disk(folder), missing, source)
 
 
-def _candidates(source: Source, revision: str | None, cache_dir: str | Path | None) -> Iterator[Path]:
+def candidates(source: Source, revision: str | None, cache_dir: str | Path | None) -> Iterator[Path]:
+    """Yield the folders that may hold a source, whether they exist or not, the best first."""
     own = target(source, revision, cache_dir)
     yield own
     if source.hub == "modelscope":

@@ -1,33 +1,28 @@
 """A spec to a complete, verified local snapshot: local first, then ModelScope, Hugging Face last.
 
-The folder being filled holds a file `.incomplete`; our manifest is written last and only then is the snapshot taken
-for whole.
+The folder being filled holds the plan of its files. Our manifest is written last: only then is the snapshot taken for
+whole.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from zh_retrieval.cache import builtin_folder, locate, target
+from zh_retrieval.cache import builtin_folder, candidates, locate, target
 from zh_retrieval.errors import DownloadError
 from zh_retrieval.options import offline
-from zh_retrieval.snapshot import Manifest, RemoteFile, is_safe, select, sha256
+from zh_retrieval.retrying import AbsentError, attempt
+from zh_retrieval.snapshot import PLAN, Manifest, RemoteFile, is_safe, select, sha256
 from zh_retrieval.specs import ModelSpec, Source
 
-_ATTEMPTS = 4
-_PAUSE = 1.0  # seconds before the second attempt; doubles
-_LONGEST_PAUSE = 30.0
-_FINAL = (401, 403)  # asking again does not help
-
-Fetch = Callable[[Source, str | None, Path, list[RemoteFile], Any], None]
-
-
-class _AbsentError(Exception):
-    """The hub says that the repository or the revision does not exist."""
+_CLIENT = threading.Lock()
 
 
 def fetch(
@@ -54,17 +49,16 @@ def fetch(
         return state.path
     if local_files_only or offline():
         lacking = f"{state.path} lacks {', '.join(state.missing)}" if state.path else "no folder of it was found"
-        first = target(spec.sources[0], revision, cache_dir)
+        looked = [str(folder) for source in spec.sources for folder in candidates(source, revision, cache_dir)]
         raise DownloadError(
             f"{spec.name} is not complete on this machine and the network is not to be used: {lacking}. "
-            f"Looked in {first} and the ModelScope and Hugging Face caches. "
-            f"Run `zh-retrieval download {spec.name}` with network, or give path=."
+            f"Run `zh-retrieval download {spec.name}` with network, or give path=. Looked in: {'; '.join(looked)}."
         )
     absent = []
     for source in spec.sources:
         try:
             return _download(spec, source, revision, cache_dir, show_progress)
-        except _AbsentError as error:
+        except AbsentError as error:
             absent.append(f"{source.hub} {source.id}: {error}")
     raise DownloadError(
         f"No source has {spec.name}{f' at revision {revision!r}' if revision else ''}. {'; '.join(absent)}. "
@@ -98,20 +92,22 @@ def _download(
 
     folder = target(source, revision, cache_dir)
     wanted = revision or source.revision
+    what = f"{spec.name} from {source.hub} {source.id}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             state = locate(spec, revision=revision, cache_dir=cache_dir)
             if state.status == "present" and state.path is not None:  # another process was quicker
                 return state.path
-            files = _attempt(spec, source, "the list of files", lambda: _list(source, wanted))
+            files = attempt(f"the list of files of {what}", lambda: _list(source, wanted), may_be_absent=True)
             chosen = _choose(spec, source, files)
-            (folder / ".incomplete").touch()
+            folder.mkdir(exist_ok=True)
+            Manifest(source.hub, source.id, wanted, tuple(chosen)).write(folder, PLAN)
             with _Bar(sum(file.size or 0 for file in chosen), spec.name, show_progress) as bar:
-                _attempt(spec, source, "files", lambda: _FETCH[source.hub](source, wanted, folder, chosen, bar))
+                attempt(f"files of {what}", lambda: _FETCH[source.hub](source, wanted, folder, chosen, bar))
             verified = tuple(_verified(spec, source, folder, file) for file in chosen)
             Manifest(source.hub, source.id, wanted, verified).write(folder)
-            (folder / ".incomplete").unlink(missing_ok=True)
+            (folder / PLAN).unlink(missing_ok=True)
     except DownloadError:
         raise
     except OSError as error:
@@ -151,64 +147,6 @@ def _verified(spec: ModelSpec, source: Source, folder: Path, file: RemoteFile) -
     return RemoteFile(file.path, found, digest)
 
 
-def _attempt(spec: ModelSpec, source: Source, what: str, action: Callable[[], Any]) -> Any:
-    """Return what `action` returns, after up to 4 tries with growing pauses; typed errors for what does not pass."""
-    pause = _PAUSE
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return action()
-        except (_AbsentError, DownloadError):
-            raise
-        except Exception as error:
-            causes = _causes(error)
-            statuses = {_status(cause) for cause in causes}
-            if any(isinstance(cause, OSError) and cause.errno in _DISK for cause in causes):
-                raise OSError(*next(c for c in causes if isinstance(c, OSError) and c.errno in _DISK).args) from error
-            if 404 in statuses or any(type(cause).__name__ in _NOT_THERE for cause in causes):
-                raise _AbsentError("it does not exist there") from error
-            if attempt == _ATTEMPTS or statuses & set(_FINAL):
-                remedy = "Log in with a token that may read it." if statuses & set(_FINAL) else "Try again: it resumes."
-                raise DownloadError(
-                    f"{spec.name}: {what} of {source.hub} {source.id} could not be fetched after {attempt} "
-                    f"tries: {_short(causes)}. {remedy}"
-                ) from error
-            time.sleep(min(max(pause, _retry_after(causes)), _LONGEST_PAUSE))
-            pause *= 2
-    raise AssertionError("unreachable")
-
-
-_DISK = (28, 30, 13, 122)  # ENOSPC, EROFS, EACCES, EDQUOT
-_NOT_THERE = ("NotExistError", "RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError")
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = [error]
-    for cause in found:
-        nested = [*getattr(cause, "failed_files", {}).values()] if hasattr(cause, "failed_files") else []
-        for other in (*nested, cause.__cause__):
-            if isinstance(other, BaseException) and other not in found:
-                found.append(other)
-    return found
-
-
-def _status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    for value in (getattr(error, "status_code", None), getattr(response, "status_code", None)):
-        if isinstance(value, int):
-            return value
-    return None
-
-
-def _retry_after(causes: list[BaseException]) -> float:
-    values = [getattr(cause, "retry_after", None) for cause in causes]
-    return max((float(value) for value in values if isinstance(value, (int, float))), default=0.0)
-
-
-def _short(causes: list[BaseException]) -> str:
-    cause = causes[-1]
-    return f"{type(cause).__name__}: {str(cause).splitlines()[0][:200] if str(cause) else 'no detail'}"
-
-
 def _list(source: Source, revision: str | None) -> list[RemoteFile]:
     if source.hub == "modelscope":
         from modelscope_hub import HubApi
@@ -217,7 +155,7 @@ def _list(source: Source, revision: str | None) -> list[RemoteFile]:
         return [RemoteFile(file.path, file.size or None, file.sha256 or None) for file in listed if not file.is_dir]
     from huggingface_hub import HfApi
 
-    info = HfApi().model_info(source.id, revision=revision, files_metadata=True)
+    info = HfApi(endpoint=_endpoint("huggingface")).model_info(source.id, revision=revision, files_metadata=True)
     return [
         RemoteFile(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or []
     ]
@@ -233,23 +171,51 @@ def _fetch_modelscope(
         def update(self, size: int) -> None:
             bar(size)
 
-    HubApi(endpoint=_endpoint("modelscope")).download_repo(
-        source.id,
-        "model",
-        revision=revision,
-        local_dir=folder,
-        file_list=[{"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in files],
-        progress_callbacks=[Progress],
-    )
+    with _without_bars():
+        HubApi(endpoint=_endpoint("modelscope")).download_repo(
+            source.id,
+            "model",
+            revision=revision,
+            local_dir=folder,
+            file_list=[{"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in files],
+            progress_callbacks=[Progress],
+        )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the client from drawing a bar for each file, which it has no option for; ours covers the whole snapshot."""
+    from tqdm import tqdm
+
+    client: Any = importlib.import_module("modelscope_hub._download")
+    with _CLIENT:
+        before = client.tqdm
+        client.tqdm = partial(tqdm, disable=True)
+        try:
+            yield
+        finally:
+            client.tqdm = before
 
 
 def _fetch_huggingface(
     source: Source, revision: str | None, folder: Path, files: list[RemoteFile], bar: Callable[[int], None]
 ) -> None:
     from huggingface_hub import hf_hub_download
+    from tqdm import tqdm
+
+    class Silent(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"disable": True})
 
     for file in files:
-        hf_hub_download(source.id, file.path, revision=revision, local_dir=folder)
+        hf_hub_download(
+            source.id,
+            file.path,
+            revision=revision,
+            local_dir=folder,
+            endpoint=_endpoint("huggingface"),
+            tqdm_class=Silent,
+        )
         bar(file.size or 0)
 
 

@@ -12,6 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = ".zh_retrieval.json"
+"""Written last: a snapshot that has it was whole and verified."""
+PLAN = ".zh_retrieval.incomplete.json"
+"""The files that an unfinished download is to have; removed when it is whole."""
 
 _SMALL = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -101,21 +104,21 @@ class Manifest:
     revision: str | None
     files: tuple[RemoteFile, ...]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = MANIFEST) -> None:
         """Put the manifest into the folder, in one step."""
-        temporary = folder / f"{MANIFEST}.{os.getpid()}"
+        temporary = folder / f"{name}.{os.getpid()}"
         temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        temporary.replace(folder / MANIFEST)
+        temporary.replace(folder / name)
 
     def wrong_sizes(self, folder: Path) -> tuple[str, ...]:
         """Return the files that are not there or do not have their size; costs one stat each."""
-        return tuple(file.path for file in self.files if _size(folder / file.path) != file.size)
+        return tuple(file.path for file in self.files if _size(folder / file.path) != file.size or file.size is None)
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """Return a folder's manifest; None if there is none that can be read."""
+def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest | None:
+    """Return a folder's manifest, or its plan; None if there is none that can be read."""
     try:
-        stored: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
         files = tuple(RemoteFile(**file) for file in stored["files"])
         return Manifest(stored["hub"], stored["id"], stored["revision"], files)
     except (OSError, ValueError, KeyError, TypeError):

@@ -19,6 +19,7 @@ LAYERS = [  # a module may import modules of later lines and of its own line
     {"handle", "pairs"},
     {"loaded"},
     {"scheduler", "engine", "hub", "checkpoint", "hardware"},
+    {"retrying"},
     {"cache", "vocabulary", "tokenization"},
     {"readout", "models", "builtin", "snapshot"},
     {"attention", "alibi"},

@@ -38,7 +38,6 @@ def files(tmp_path_factory):
 def stub(files, monkeypatch):
     monkeypatch.setenv("MODELSCOPE_DOWNLOAD_INTRA_CLOUD", "false")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
-    monkeypatch.setattr(hub, "_PAUSE", 0.01)
     with serve(Stub({FIRST: dict(files)})) as running:
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", running.url)
         yield running
@@ -60,7 +59,7 @@ def test_only_what_a_model_needs_is_downloaded_and_the_manifest_names_it(stub, t
     assert sorted(file["path"] for file in manifest["files"]) == wanted
     assert all((folder / name).read_bytes() == files[name] for name in wanted)
     assert verify(folder) == []
-    assert not (folder / ".incomplete").exists()
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted([*wanted, MANIFEST])
 
 
 def test_a_downloaded_model_encodes_like_the_published_folder(stub, tmp_path, tmp_path_factory):
@@ -151,7 +150,7 @@ def test_forbidden_is_final_and_says_so(stub, tmp_path, status):
 
 def test_a_hub_that_stays_broken_ends_in_a_typed_error(stub, tmp_path):
     stub.fail = {"": [500] * 999}
-    with pytest.raises(zr.DownloadError, match=r"bge-large-zh-v1.5: the list of files of modelscope .* 4 tries"):
+    with pytest.raises(zr.DownloadError, match=r"the list of files of bge-large-zh-v1\.5 from modelscope .* 4 tries"):
         fetch(tmp_path)
 
 
@@ -185,6 +184,37 @@ def test_offline_says_what_is_missing(stub, tmp_path, monkeypatch):
     monkeypatch.setenv("ZH_RETRIEVAL_OFFLINE", "true")
     with pytest.raises(zr.DownloadError, match=r"lacks vocab\.txt"):
         fetch(tmp_path)
+
+
+def test_a_failed_listing_leaves_no_folder_behind(stub, tmp_path):
+    stub.repositories.clear()
+    with pytest.raises(zr.DownloadError, match="huggingface"):
+        fetch(tmp_path)
+    assert locate(SPEC, cache_dir=tmp_path / "cache").status == "absent"
+
+
+def test_a_listed_file_that_is_not_there_is_an_error_of_that_source(stub, tmp_path, files):
+    stub.repositories[SECOND] = dict(files)
+    stub.fail = {"model.safetensors": [404] * 99}
+    with pytest.raises(zr.DownloadError, match="Xorbits"):
+        fetch(tmp_path)
+    assert locate(SPEC, cache_dir=tmp_path / "cache").missing[0] in ("model.safetensors", MANIFEST)
+
+
+@pytest.mark.parametrize("revision", ["..", "../../x", "a/b"])
+def test_a_revision_cannot_leave_the_cache(stub, tmp_path, revision):
+    folder = fetch(tmp_path, revision=revision)
+    assert folder.resolve().is_relative_to(tmp_path / "cache" / "models" / "Xorbits--bge-large-zh-v1.5" / "snapshots")
+    assert folder.name not in ("", ".", "..")
+
+
+def test_only_our_bar_is_drawn_and_only_when_asked(stub, tmp_path, capsys):
+    fetch(tmp_path)
+    assert capsys.readouterr().err == ""
+    fetch(tmp_path, revision="other", show_progress=True)
+    drawn = capsys.readouterr().err
+    assert "bge-large-zh-v1.5" in drawn
+    assert "model.safetensors" not in drawn
 
 
 def test_a_given_revision_is_asked_for_and_kept_apart(stub, tmp_path):
