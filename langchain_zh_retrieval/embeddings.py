@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -61,6 +62,11 @@ class ModelScopeEmbeddings(LoadFields, Embeddings):
         encoder = await self._encoder.aget(self._open)
         vector: list[float] = (await encoder.aencode_queries([text], instruction=self.query_instruction))[0].tolist()
         return vector
+
+    def embed_chunks(self, document: str, spans: Sequence[tuple[int, int]]) -> list[list[float]]:
+        """Return one vector for each span of characters, from one pass over the document (late chunking)."""
+        vectors: list[list[float]] = self._load().encode_chunks(document, spans).tolist()
+        return vectors
 
     @property
     def dimension(self) -> int:

@@ -9,7 +9,8 @@ except ImportError as error:
         'llama-index-core is not installed. Run: pip install "zh-retrieval[llama-index]"'
     ) from error
 
+from llama_index_zh_retrieval.chunking import LateChunkNodeParser
 from llama_index_zh_retrieval.embeddings import ModelScopeEmbedding
 from llama_index_zh_retrieval.postprocessors import BGEReranker, RankingGPTReranker
 
-__all__ = ["BGEReranker", "ModelScopeEmbedding", "RankingGPTReranker"]
+__all__ = ["BGEReranker", "LateChunkNodeParser", "ModelScopeEmbedding", "RankingGPTReranker"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -78,6 +79,11 @@ class ModelScopeEmbedding(LoadFields, BaseEmbedding):
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         encoder = await self._encoder.aget(self._open)
         vectors: list[list[float]] = (await encoder.aencode_documents(texts, show_progress=self.show_progress)).tolist()
+        return vectors
+
+    def chunk_vectors(self, document: str, spans: Sequence[tuple[int, int]]) -> list[list[float]]:
+        """Return one vector for each span of characters, from one pass over the document (late chunking)."""
+        vectors: list[list[float]] = self._load().encode_chunks(document, spans).tolist()
         return vectors
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from zh_retrieval.batching import Tokens
+from zh_retrieval.chunking import ChunkWork, Span
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.handle import Handle, Truncation, Work, distinct
 from zh_retrieval.tokenization import TextTokenizer, check_texts
@@ -61,6 +63,33 @@ class Encoder(Handle):
         work = self._documents(texts)
         await self._arun(work, "bulk", show_progress)
         return work.vectors()
+
+    def encode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
+        """Return float32 (S, D), row i for the characters spans[i] of the document, seen in the whole document.
+
+        One pass over the document: a vector is the mean of the tokens that share a character with its span, so that
+        pronouns and headings elsewhere count (late chunking). A document beyond `max_length` is read in windows that
+        overlap by a quarter, and each span in the window that holds it best.
+
+        Raises:
+            ConfigError: The model does not pool by mean.
+            InputError: The document is no valid text, or a span does not lie in it or holds no token.
+        """
+        work = self._chunks(document, spans)
+        self._run(work, "bulk", show_progress=False)
+        return work.vectors()
+
+    async def aencode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
+        """Return what `encode_chunks` returns; the event loop goes on meanwhile."""
+        work = await asyncio.to_thread(self._chunks, document, spans)
+        await self._arun(work, "bulk", show_progress=False)
+        return work.vectors()
+
+    def _chunks(self, document: str, spans: Sequence[Span]) -> ChunkWork:
+        if self.spec.pooling != "mean":
+            raise ConfigError(f"{self.spec.name} pools by {self.spec.pooling!r}: late chunking needs mean pooling.")
+        template, tokenizer = self.spec.document_template, self._model.tokenizer
+        return ChunkWork(document, spans, tokenizer, template, self.max_length, self.dimension)
 
     def _queries(self, texts: Sequence[str], instruction: str | None) -> _Encoding:
         if instruction is not None and not isinstance(instruction, str):

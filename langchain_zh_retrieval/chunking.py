@@ -1,0 +1,37 @@
+"""Late chunking for LangChain: documents to chunks whose vectors know the whole document."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from langchain_core.documents import Document
+
+from langchain_zh_retrieval.embeddings import ModelScopeEmbeddings
+from zh_retrieval.chunking import sentence_spans
+
+
+def late_chunks(
+    documents: Sequence[Document], embeddings: ModelScopeEmbeddings, *, chunk_size: int = 300
+) -> tuple[list[Document], list[list[float]]]:
+    """Return the chunks of the documents and one vector for each, from one pass over each document.
+
+    Chunks are whole sentences up to `chunk_size` characters; metadata is copied and gets `start_index`. Put both into a
+    vector store with `store.add_embeddings(...)` or the store's own way of taking vectors.
+
+    Raises:
+        ConfigError: The model does not pool by mean.
+    """
+    chunks: list[Document] = []
+    vectors: list[list[float]] = []
+    for document in documents:
+        spans = sentence_spans(document.page_content, chunk_size)
+        vectors += embeddings.embed_chunks(document.page_content, spans)
+        chunks += [
+            Document(
+                page_content=document.page_content[start:end],
+                metadata=copy.deepcopy(document.metadata) | {"start_index": start},
+            )
+            for start, end in spans
+        ]
+    return chunks, vectors
