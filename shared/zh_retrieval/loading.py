@@ -15,6 +15,7 @@ from zh_retrieval.engine import Engine
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.hardware import default_batch_tokens, resolve_device, resolve_dtype
 from zh_retrieval.hub import fetch
+from zh_retrieval.linear import prepack, quantize_int8
 from zh_retrieval.loaded import LoadedModel
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
 from zh_retrieval.reranker import Reranker
@@ -177,9 +178,7 @@ def _engine(
     spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device, dtype: torch.dtype
 ) -> Engine:
     if options.device_map is None:
-        for module in (checkpoint.body, checkpoint.head):
-            if module is not None:
-                module.to(device)
+        _place(spec, checkpoint, options, device)
     if spec.scoring == "classification" and checkpoint.head is not None:
         read, width = readout.classified(checkpoint.head), 1
     elif spec.scoring == "query-likelihood" and checkpoint.head is not None:
@@ -198,6 +197,18 @@ def _engine(
         position_offset=checkpoint.position_offset,
         packed=checkpoint.packed,
     )
+
+
+def _place(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> None:
+    """Move the model to its device; on the CPU, lay out its weights. A language model's head stays as it is."""
+    for module in (checkpoint.body, checkpoint.head):
+        if module is not None:
+            module.to(device)
+    if device.type != "cpu" or options.quantization_config is not None:
+        return
+    modules = [checkpoint.body, *([checkpoint.head] if checkpoint.head and spec.scoring == "classification" else [])]
+    for module in modules:
+        (quantize_int8 if options.quantization == "int8" else prepack)(module)
 
 
 def _max_length(spec: ModelSpec, options: LoadOptions, limit: int) -> int:

@@ -23,7 +23,7 @@ LAYERS = [  # a module may import modules of later lines and of its own line
     {"retrying"},
     {"cache", "vocabulary", "tokenization"},
     {"readout", "models", "builtin", "snapshot"},
-    {"attention", "alibi"},
+    {"attention", "alibi", "linear"},
     {"batching", "options", "ranking"},
     {"specs"},
     {"errors"},
