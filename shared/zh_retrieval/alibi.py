@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from zh_retrieval.batching import Layout
 
-_BLOCK_ELEMENTS = 12 * 256 * 8192  # bias elements that exist at once: 100 MB in float32
+_BLOCK_ELEMENTS = 12 * 128 * 8192  # bias elements that exist at once: 50 MB in float32
 _FLEX_LENGTH = 1024  # tokens from which CUDA uses flex_attention: a shorter bias is cheap
 
 

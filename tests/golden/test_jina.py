@@ -1,6 +1,8 @@
 """JinaBERT against an independent float64 forward (expected.json), on a checkpoint rebuilt from its recipe."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,35 @@ def test_flex_path_equals_blockwise_path():
     slope = torch.tensor(slopes(12))
     expected = alibi_attention(q, k, v, layout, slope)
     torch.testing.assert_close(_attend_flex(q, k, v, layout, slope, compiled=False), expected, atol=2e-6, rtol=0)
+
+
+def test_8192_tokens_need_little_memory():
+    code = """
+import threading, time, torch
+from zh_retrieval.batching import Tokens, pack
+from zh_retrieval.models.jina_bert import JinaBertModel, jina_config
+
+def used():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1000
+
+sizes = dict(vocab_size=100, hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072)
+model = JinaBertModel(jina_config(sizes | dict(position_embedding_type="alibi", feed_forward_type="geglu"))).eval()
+with torch.inference_mode():
+    short, long = (pack([Tokens([1] * n)], torch.device("cpu")) for n in (64, 8192))
+    model(short.input_ids, short.layout)
+    before, peak = used(), [0]
+
+    def watch():
+        while True:
+            peak[0] = max(peak[0], used())
+            time.sleep(0.005)
+
+    threading.Thread(target=watch, daemon=True).start()
+    model(long.input_ids, long.layout)
+print(peak[0] - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50 < float(result.stdout) < 600  # MB; a dense bias alone would be 3200
 
 
 def test_code_in_the_folder_is_never_imported(tmp_path):
