@@ -19,7 +19,13 @@ from zh_retrieval.specs import ModelSpec
 from zh_retrieval.tokenization import TextTokenizer, build
 from zh_retrieval.vocabulary import load_vocabulary
 
-_IGNORED = ("pooler.", "cls.", "position_ids")  # published checkpoints carry these; no recipe reads them
+_IGNORED = (
+    "pooler.",
+    "cls.",
+    "position_ids",
+    "rotary_emb.inv_freq",
+    "attn.masked_bias",
+)  # published checkpoints carry these; no recipe reads them
 _QUIET = threading.Lock()
 
 
@@ -63,6 +69,7 @@ class Loading:
             "dtype": self.dtype,
             "attn_implementation": implementation,
             "output_loading_info": True,
+            "ignore_mismatched_sizes": True,  # reported, and refused by us with the names
             "local_files_only": True,
             **{name: value for name, value in extra.items() if value is not None},
         }
