@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from zh_retrieval.errors import ConfigError
@@ -30,11 +31,24 @@ class PrepackedLinear(nn.Module):
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), None)
         self.bias = None if linear.bias is None else linear.bias.detach()
+        self._after, self._variant = "none", ""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return (..., out) for (..., in)."""
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+        """Return (..., out) for (..., in), after the exact GELU if it was absorbed."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, self.weight, self.bias, self._after, [], self._variant
+        )
         return out
+
+    def absorb_gelu(self) -> bool:
+        """Compute the exact GELU of every result from now on; False, and no change, if oneDNN does that wrongly."""
+        probe = _probe(self.weight.shape[1], self.weight.dtype)
+        expected = F.gelu(self(probe))
+        self._after, self._variant = "gelu", "none"
+        if _agree(expected, self(probe)):
+            return True
+        self._after, self._variant = "none", ""
+        return False
 
 
 class Int8Linear(nn.Module):
@@ -55,6 +69,17 @@ class Int8Linear(nn.Module):
         """Return float32 (..., out) for float32 (..., in)."""
         out: torch.Tensor = torch.ops.quantized.linear_dynamic(rows, self.packed, reduce_range=False)
         return out
+
+
+def join(*linears: nn.Linear) -> nn.Linear:
+    """Return one linear layer whose output is the outputs of all, one after the other."""
+    joined: nn.Linear = nn.utils.skip_init(
+        nn.Linear, linears[0].in_features, sum(each.out_features for each in linears), bias=linears[0].bias is not None
+    )
+    joined.weight = nn.Parameter(torch.cat([each.weight.detach() for each in linears]), requires_grad=False)
+    if linears[0].bias is not None:
+        joined.bias = nn.Parameter(torch.cat([each.bias.detach() for each in linears]), requires_grad=False)
+    return joined
 
 
 def prepack(module: nn.Module) -> int:
@@ -86,17 +111,25 @@ def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module | None]) -
 
 
 def _prepacked(linear: nn.Linear) -> PrepackedLinear | None:
-    limit = _TOLERANCE.get(linear.weight.dtype)
-    if limit is None:
+    if linear.weight.dtype not in _TOLERANCE:
         return None
-    probe = torch.linspace(-1, 1, 3 * linear.in_features, dtype=linear.weight.dtype).view(3, -1)
+    probe = _probe(linear.in_features, linear.weight.dtype)
     try:
         packed = PrepackedLinear(linear)
         expected, found = linear(probe), packed(probe)
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         logger.info("oneDNN's prepacked linear is not to be had here: %s", error)
         return None
-    if float((expected - found).abs().max()) > limit * float(expected.abs().max().clamp(min=1e-6)):
+    if not _agree(expected, found):
         logger.warning("oneDNN's prepacked linear gave another result than torch's: torch's is used.")
         return None
     return packed
+
+
+def _probe(width: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.linspace(-1, 1, 3 * width, dtype=dtype).view(3, -1)
+
+
+def _agree(expected: torch.Tensor, found: torch.Tensor) -> bool:
+    limit = _TOLERANCE[expected.dtype] * expected.abs().max().clamp(min=1e-6)
+    return bool((expected - found).abs().max() <= limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from zh_retrieval.checkpoint import Checkpoint, Loading, load_checkpoint
 from zh_retrieval.encoder import Encoder
 from zh_retrieval.engine import Engine
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.fused import fuse_gelu, join_projections
 from zh_retrieval.hardware import default_batch_tokens, resolve_device, resolve_dtype
 from zh_retrieval.hub import fetch
 from zh_retrieval.linear import prepack, quantize_int8
@@ -144,7 +146,7 @@ def _lease(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.de
         repr(options.device_map), repr(options.quantization_config),
     )  # fmt: skip
     if options.private:
-        return _load(spec, options, folder, device, dtype)
+        return _load_apart(spec, options, folder, device, dtype)
     with _LOCK:
         loading = _LOADING.setdefault(key, threading.Lock())
     with loading:
@@ -152,7 +154,7 @@ def _lease(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.de
             shared = _SHARED.get(key)
         if shared is not None and shared.lease():
             return shared
-        loaded = _load(spec, options, folder, device, dtype)
+        loaded = _load_apart(spec, options, folder, device, dtype)
         with _LOCK:
             _SHARED[key] = loaded
         return loaded
@@ -162,6 +164,28 @@ def _forget(model: LoadedModel) -> None:
     with _LOCK:
         for key in [key for key, shared in _SHARED.items() if shared is model]:
             del _SHARED[key]
+
+
+def _load_apart(
+    spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.device, dtype: torch.dtype
+) -> LoadedModel:
+    """Load in a thread that ends: OpenMP's threads, one team for each thread that ever computed, end with it.
+
+    A team left behind in the caller's thread makes OpenMP count more threads than cores, and every later parallel
+    region of the worker then starts with a system call: 35 ms instead of 20 for a short query of bge-base.
+    """
+    future: Future[LoadedModel] = Future()
+
+    def load() -> None:
+        try:
+            future.set_result(_load(spec, options, folder, device, dtype))
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=load, name="zh-retrieval-load", daemon=True)
+    thread.start()
+    thread.join()
+    return future.result()
 
 
 def _load(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
@@ -207,8 +231,10 @@ def _place(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device
     if device.type != "cpu" or options.quantization_config is not None:
         return
     modules = [checkpoint.body, *([checkpoint.head] if checkpoint.head and spec.scoring == "classification" else [])]
+    join_projections(checkpoint.body)
     for module in modules:
         (quantize_int8 if options.quantization == "int8" else prepack)(module)
+    fuse_gelu(checkpoint.body)
 
 
 def _max_length(spec: ModelSpec, options: LoadOptions, limit: int) -> int:

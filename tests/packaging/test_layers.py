@@ -22,7 +22,7 @@ LAYERS = [  # a module may import modules of later lines and of its own line
     {"scheduler", "engine", "hub", "checkpoint", "hardware"},
     {"retrying"},
     {"cache", "vocabulary", "tokenization"},
-    {"readout", "models", "builtin", "snapshot"},
+    {"readout", "models", "builtin", "snapshot", "fused"},
     {"attention", "alibi", "linear"},
     {"batching", "options", "ranking"},
     {"specs"},

@@ -1,12 +1,16 @@
 """Prepacked and int8 linear layers against torch's own."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 import zh_retrieval as zr
-from zh_retrieval.linear import Int8Linear, PrepackedLinear, prepack, quantize_int8
+from zh_retrieval.fused import JoinedSelfAttention, fuse_gelu
+from zh_retrieval.linear import Int8Linear, PrepackedLinear, join, prepack, quantize_int8
 
 
 def model():
@@ -43,6 +47,45 @@ def test_int8_layers_stay_close():
 def test_the_engine_uses_prepacked_layers_on_the_cpu(encoder):
     kinds = {type(module) for module in encoder._model.engine._body.modules()}
     assert (PrepackedLinear in kinds) != (nn.Linear in kinds)
+
+
+def test_joined_layers_give_the_outputs_of_each_one_after_the_other():
+    torch.manual_seed(0)
+    parts = [nn.Linear(16, width).requires_grad_(False) for width in (8, 24, 4)]
+    rows = torch.randn(5, 16)
+    torch.testing.assert_close(join(*parts)(rows), torch.cat([part(rows) for part in parts], dim=-1))
+
+
+class FeedForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(64, 96)
+        self.intermediate_act_fn = ACT2FN["gelu"]
+
+    def forward(self, rows):
+        return self.intermediate_act_fn(self.dense(rows))
+
+
+def test_the_gelu_moves_into_its_product():
+    torch.manual_seed(0)
+    plain, rows = nn.Sequential(FeedForward().requires_grad_(False)), torch.randn(7, 64)
+    expected = plain(rows)
+    if prepack(plain):
+        assert fuse_gelu(plain) == 1
+        assert isinstance(plain[0].intermediate_act_fn, nn.Identity)
+    torch.testing.assert_close(plain(rows), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_engine_joins_the_projections(encoder):
+    modules = list(encoder._model.engine._body.modules())
+    assert sum(isinstance(module, JoinedSelfAttention) for module in modules) == 12
+    assert not any(hasattr(module, "query") for module in modules)
+
+
+def test_loading_leaves_no_thread_behind():
+    before = {thread.ident for thread in threading.enumerate()}
+    with zr.load_encoder("e5-small-zh", device="cpu", private=True):
+        assert {thread.ident for thread in threading.enumerate()} == before
 
 
 def test_int8_vectors_stay_close_to_float32(encoder):

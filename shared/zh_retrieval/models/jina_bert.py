@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from zh_retrieval.alibi import alibi_attention, slopes
 from zh_retrieval.batching import Layout
 from zh_retrieval.errors import CheckpointError
+from zh_retrieval.linear import join
 
 _ROWS = (
     2048  # tokens that a CPU sends through the feed-forward at once: its activations are eight times as wide as a token
@@ -77,8 +78,16 @@ class _SelfAttention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
+    def join_projections(self) -> None:
+        """Make one linear layer of the three; their weights move into it."""
+        self.qkv = join(self.query, self.key, self.value)
+        del self.query, self.key, self.value
+
     def forward(self, hidden: torch.Tensor, packed: Layout, slope: torch.Tensor) -> torch.Tensor:
-        q, k, v = (linear(hidden).unflatten(-1, (self.heads, -1)) for linear in (self.query, self.key, self.value))
+        if hasattr(self, "qkv"):
+            q, k, v = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (T, N, D) each
+        else:
+            q, k, v = (linear(hidden).unflatten(-1, (self.heads, -1)) for linear in (self.query, self.key, self.value))
         return alibi_attention(q, k, v, packed, slope).flatten(1)  # (T, H)
 
 
