@@ -76,6 +76,10 @@ class _ModelScopeReranker(LoadFields, BaseDocumentCompressor, BaseCrossEncoder):
 
         return RunnableLambda(compress, acompress, name=type(self).__name__)
 
+    def warmup(self) -> None:
+        """Load the weights and compute once, so that the first user does not wait for either."""
+        self._load().warmup()
+
     def unload(self) -> None:
         """Give the weights back; the next call loads them again."""
         self._reranker.drop()

@@ -78,6 +78,10 @@ class ModelScopeEmbeddings(LoadFields, Embeddings):
         """Return a key of everything that changes a vector, for `CacheBackedEmbeddings(namespace=...)`."""
         return json.dumps(self.identity() | {"query_instruction": self.query_instruction}, default=str, sort_keys=True)
 
+    def warmup(self) -> None:
+        """Load the weights and compute once, so that the first user does not wait for either."""
+        self._load().warmup()
+
     def unload(self) -> None:
         """Give the weights back; the next call loads them again."""
         self._encoder.drop()

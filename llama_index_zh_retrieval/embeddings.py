@@ -91,6 +91,10 @@ class ModelScopeEmbedding(LoadFields, BaseEmbedding):
         """Return the length of a vector; loads the model."""
         return self._load().dimension
 
+    def warmup(self) -> None:
+        """Load the weights and compute once, so that the first user does not wait for either."""
+        self._load().warmup()
+
     def unload(self) -> None:
         """Give the weights back; the next call loads them again."""
         self._encoder.drop()

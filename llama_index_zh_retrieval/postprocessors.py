@@ -105,6 +105,10 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
     def _normalize(self) -> Normalize:
         raise AssertionError("each reranker says its own")
 
+    def warmup(self) -> None:
+        """Load the weights and compute once, so that the first user does not wait for either."""
+        self._load().warmup()
+
     def unload(self) -> None:
         """Give the weights back; the next call loads them again."""
         self._reranker.drop()

@@ -160,7 +160,7 @@ def _check_finite(module: nn.Module, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from drawing a bar and printing a report; its settings are put back."""
     from transformers.utils import logging
 
@@ -185,7 +185,7 @@ def load_pretrained(cls: Any, folder: Path, config: Any, **arguments: Any) -> An
     state = arguments.pop("state_dict", None)
     source = None if state is not None else str(folder)
     try:
-        with _quiet():
+        with quiet():
             model, info = cls.from_pretrained(source, config=config, state_dict=state, **arguments)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise CheckpointError(f"The weights in {folder} cannot be loaded: {error}") from error

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from zh_retrieval import __version__
 from zh_retrieval.errors import ZhRetrievalError
 
-_COMMANDS = ("models", "download", "embed", "rerank", "demo", "doctor")
+_COMMANDS = ("models", "download", "embed", "rerank", "demo", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -78,6 +79,22 @@ class Handle:
     def dtype(self) -> torch.dtype:
         """Return what the model computes in; results are float32 always."""
         return self._model.engine.dtype
+
+    @property
+    def folder(self) -> Path:
+        """Return where the weights came from."""
+        return self._model.folder
+
+    def warmup(self) -> None:
+        """Compute made-up sequences of 8 tokens up to a full batch, so that the first real call is not the slow one.
+
+        A first call at a new size prepares kernels and memory, which can take a second.
+        """
+        targets = (0,) if self.spec.scoring == "query-likelihood" else ()
+        full = self._model.engine.max_batch_tokens // self.max_length * [self.max_length]
+        for lengths in ([8], [16], [32], [64], full or [self.max_length]):
+            made_up = [Tokens([0] * min(length, self.max_length), targets=targets) for length in lengths]
+            self._model.scheduler.submit(made_up, "query").result()
 
     def close(self) -> None:
         """Give the lease back; closing twice does nothing."""

@@ -34,9 +34,9 @@ class PrepackedLinear(nn.Module):
         self._after, self._variant = "none", ""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return (..., out) for (..., in), after the exact GELU if it was absorbed."""
+        """Return (..., out) for (..., in), in the dtype of the weight, after the exact GELU if it was absorbed."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, self.weight, self.bias, self._after, [], self._variant
+            rows.to(self.weight.dtype), self.weight, self.bias, self._after, [], self._variant
         )
         return out
 

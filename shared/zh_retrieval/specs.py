@@ -6,7 +6,8 @@ A model of a known architecture is one more entry here. Code never branches on a
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from zh_retrieval.errors import ConfigError, UnknownModelError, WrongTaskError
@@ -51,6 +52,7 @@ class ModelSpec:
         instruction: The default instruction of queries.
         scoring: How a reranker scores a pair; None for embedders.
         score_range: What scores look like, for choosing a threshold.
+        shape: The sizes in the published config.json; `bench --random` builds a model from them.
     """
 
     name: str
@@ -72,6 +74,7 @@ class ModelSpec:
     instruction: str | None = None
     scoring: Scoring | None = None
     score_range: str = ""
+    shape: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def takes_instruction(self) -> bool:
@@ -125,6 +128,14 @@ MODELS: tuple[ModelSpec, ...] = (
         query_template="{instruction}{text}",
         instruction=_BGE_INSTRUCTION,
         score_range="cosine; unrelated texts often reach 0.6-0.8 (BGE FAQ): compare within one query",
+        shape={
+            "vocab_size": 21128,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "max_position_embeddings": 512,
+        },
     ),
     ModelSpec(
         name="bge-large-zh-v1.5",
@@ -147,6 +158,14 @@ MODELS: tuple[ModelSpec, ...] = (
         query_template="{instruction}{text}",
         instruction=_BGE_INSTRUCTION,
         score_range="cosine; unrelated texts often reach 0.6-0.8 (BGE FAQ): compare within one query",
+        shape={
+            "vocab_size": 21128,
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "max_position_embeddings": 512,
+        },
     ),
     # jinaai model card "jina-embeddings-v2-base-zh": mean of all rows; upstream leaves L2 to the caller.
     ModelSpec(
@@ -167,6 +186,14 @@ MODELS: tuple[ModelSpec, ...] = (
         dimension=768,
         pooling="mean",
         score_range="cosine in [-1, 1]",
+        shape={
+            "vocab_size": 61056,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "max_position_embeddings": 8192,
+        },
     ),
     # intfloat model card "e5-mistral-7b-instruct": EOS row, L2, instruction on queries only.
     ModelSpec(
@@ -189,6 +216,16 @@ MODELS: tuple[ModelSpec, ...] = (
         query_template="Instruct: {instruction}\nQuery: {text}",
         instruction="Given a web search query, retrieve relevant passages that answer the query",
         score_range="cosine in [-1, 1]",
+        shape={
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "intermediate_size": 14336,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 32768,
+            "sliding_window": 4096,
+        },
     ),
     # RankingGPT model card: mean log-likelihood of the query after "Document: ... Query:".
     ModelSpec(
@@ -211,6 +248,15 @@ MODELS: tuple[ModelSpec, ...] = (
         document_template="Document: {text} Query:",
         scoring="query-likelihood",
         score_range="mean log-likelihood (natural log, at most 0): nearer 0 is better; compare within one query",
+        shape={
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "intermediate_size": 11008,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 8192,
+        },
     ),
     # BAAI model card "bge-reranker-large": one raw logit.
     ModelSpec(
@@ -232,6 +278,18 @@ MODELS: tuple[ModelSpec, ...] = (
         license="MIT",
         scoring="classification",
         score_range="raw logit, unbounded; card examples: unrelated -7, matching 5 to 8",
+        shape={
+            "vocab_size": 250002,
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+        },
     ),
     # intfloat/multilingual-e5-small, 4-bit blocks, vocabulary cut to Chinese and common Latin text.
     ModelSpec(
@@ -251,6 +309,14 @@ MODELS: tuple[ModelSpec, ...] = (
         query_template="query: {text}",
         document_template="passage: {text}",
         score_range="cosine in [-1, 1]",
+        shape={
+            "vocab_size": 41915,
+            "hidden_size": 384,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+            "max_position_embeddings": 512,
+        },
     ),
 )
 

@@ -13,6 +13,7 @@ from zh_retrieval import errors
 CORE = Path(zr.__file__).parent
 LAYERS = [  # a module may import modules of later lines and of its own line
     {"cli", "commands"},
+    {"bench"},
     {"adapting"},
     {"loading"},
     {"encoder", "reranker"},

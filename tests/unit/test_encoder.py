@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import threading
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import zh_retrieval as zr
+from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
 
 TEXTS = ["你好", "绿茶用八十度的水冲泡。", "", "Python 读取文件", "长" * 900, "a", "你好"]
 
@@ -90,21 +92,41 @@ def test_async_equals_sync(encoder):
     np.testing.assert_allclose(queries, encoder.encode_queries(TEXTS), atol=1e-6)
 
 
-def test_threads_get_the_vectors_of_serial_calls(encoder):
-    texts = [f"并发测试第{number}句" * (1 + number % 5) for number in range(40)]
-    serial = [encoder.encode_queries([text])[0] for text in texts]
-    found: dict[int, np.ndarray] = {}
+@pytest.mark.slow
+def test_threads_with_mixed_options_get_the_vectors_of_serial_calls():
+    texts = [f"并发测试第{number}句" * (1 + number % 7) for number in range(25)]
+    limits = (8, 16, 64, 512)  # one set of weights, cut at different lengths: shared tokenizer state would show
+    handles = [zr.load_encoder("e5-small-zh", device="cpu", dtype="float32", max_length=limit) for limit in limits]
+    ways = [getattr(handle, name) for handle in handles for name in ("encode_queries", "encode_documents")]
+    serial = {(way, n): ways[way]([text])[0] for way in range(len(ways)) for n, text in enumerate(texts)}
+    wrong: list[tuple[int, int]] = []
 
-    def work(offset: int) -> None:
-        for index in range(offset, len(texts), 8):
-            found[index] = encoder.encode_queries([texts[index]])[0]
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(200):
+            key = rng.randrange(len(ways)), rng.randrange(len(texts))
+            if not np.allclose(ways[key[0]]([texts[key[1]]])[0], serial[key], atol=1e-5):
+                wrong.append(key)
 
-    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(8)]
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    np.testing.assert_allclose([found[index] for index in range(len(texts))], serial, atol=1e-5)
+    for handle in handles:
+        handle.close()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("model", ["e5-small-zh", "bge-reranker-large", "rankinggpt-qwen-7b"])
+def test_warmup_runs_every_kind_of_model(model, tmp_path):
+    if model == "e5-small-zh":
+        handle = zr.load_encoder(model, device="cpu")
+    else:
+        folder = tiny_xlmr_reranker(tmp_path) if model == "bge-reranker-large" else tiny_causal_lm(tmp_path)
+        handle = zr.load_reranker(model, path=folder, device="cpu")
+    with handle:
+        handle.warmup()
 
 
 def test_a_model_without_instruction_refuses_one(encoder):

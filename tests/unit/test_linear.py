@@ -9,6 +9,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 import zh_retrieval as zr
+from tests.tiny_models import tiny_xlmr_reranker
 from zh_retrieval.fused import JoinedSelfAttention, fuse_gelu
 from zh_retrieval.linear import Int8Linear, PrepackedLinear, join, prepack, quantize_int8
 
@@ -80,6 +81,17 @@ def test_the_engine_joins_the_projections(encoder):
     modules = list(encoder._model.engine._body.modules())
     assert sum(isinstance(module, JoinedSelfAttention) for module in modules) == 12
     assert not any(hasattr(module, "query") for module in modules)
+
+
+def test_a_cross_encoder_in_bfloat16_keeps_its_residuals_in_float32(tmp_path):
+    folder, pairs = tiny_xlmr_reranker(tmp_path), [("怎么泡茶", text) for text in ("绿茶用八十度的水", "猫喜欢睡觉")]
+    with zr.load_reranker("bge-reranker-large", path=folder, device="cpu", dtype="float32") as exact:
+        expected = exact.score(pairs)
+    with zr.load_reranker("bge-reranker-large", path=folder, device="cpu", dtype="bfloat16") as narrow:
+        body = narrow._model.engine._body
+        if not any(type(module) is nn.Linear for module in body.modules()):
+            assert not any(type(module) is nn.LayerNorm for module in body.modules())
+        np.testing.assert_allclose(narrow.score(pairs), expected, atol=0.15)
 
 
 def test_loading_leaves_no_thread_behind():

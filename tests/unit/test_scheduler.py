@@ -200,3 +200,26 @@ assert np.allclose(encoder.encode_documents(["你好", "今天天气很好"]), b
 print("fine")
 """)
     assert result.stdout.strip() == "fine", result.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_process_pools_compute_the_same_vectors(method, tmp_path):
+    program = tmp_path / "program.py"  # spawn imports the main program again, so it must be a file
+    program.write_text(f"""
+import multiprocessing, warnings
+from concurrent.futures import ProcessPoolExecutor
+import numpy as np, zh_retrieval as zr
+warnings.simplefilter("ignore")
+def encode(text):
+    with zr.load_encoder("e5-small-zh", device="cpu", dtype="float32") as encoder:
+        return encoder.encode_documents([text])[0]
+if __name__ == "__main__":
+    texts = ["你好", "今天天气很好", "绿茶"]
+    before = [encode(text) for text in texts]
+    with ProcessPoolExecutor(2, multiprocessing.get_context({method!r})) as pool:
+        assert np.allclose(list(pool.map(encode, texts)), before, atol=1e-5)
+    print("fine")
+""")
+    result = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120, check=False)
+    assert result.stdout.strip() == "fine", result.stderr

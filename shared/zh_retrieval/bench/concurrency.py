@@ -1,0 +1,167 @@
+"""What concurrent callers feel, and the machine's own rate: measured inside the process of our side."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from zh_retrieval.batching import Tokens
+from zh_retrieval.encoder import Encoder
+from zh_retrieval.scheduler import Scheduler
+
+_BEAT = 0.005  # seconds between two beats of the event loop's heart
+
+
+def gathered(encoder: Encoder, queries: list[str], instruction: str | None) -> dict[str, float]:
+    """Return the seconds of the queries one after another and all at once, and the heart's latest beat (ms)."""
+
+    async def ask(query: str) -> np.ndarray:
+        return await encoder.aencode_queries([query], instruction=instruction)
+
+    async def measure() -> dict[str, float]:
+        await asyncio.gather(*map(ask, queries))
+        start = time.perf_counter()
+        alone = [(await ask(query))[0] for query in queries]
+        one_by_one = time.perf_counter() - start
+        start = time.perf_counter()
+        merged, late = await _with_heartbeat(asyncio.gather(*map(ask, queries)))
+        together = time.perf_counter() - start
+        cosine = min(float(a @ b[0]) for a, b in zip(alone, merged, strict=True))
+        return {
+            "queries": len(queries), "one_by_one_s": one_by_one, "together_s": together,
+            "speedup": one_by_one / together, "min_cosine": cosine, "heartbeat_late_ms": late * 1000,
+        }  # fmt: skip
+
+    return asyncio.run(measure())
+
+
+def behind_bulk(encoder: Encoder, texts: list[str], query: str, count: int) -> dict[str, float]:
+    """Return how long a query waits while `texts` are embedded, against the time of one bulk batch (seconds)."""
+
+    async def measure() -> dict[str, float]:
+        await encoder.aencode_queries([query])
+        bulk = asyncio.create_task(encoder.aencode_documents(texts))
+        await asyncio.sleep(1.0)
+        waits: list[float] = []
+
+        async def ask() -> None:
+            for _ in range(count):
+                start = time.perf_counter()
+                await encoder.aencode_queries([query])
+                waits.append(time.perf_counter() - start)
+                await asyncio.sleep(0.05)
+
+        _, late = await _with_heartbeat(ask())
+        bulk.cancel()
+        await asyncio.gather(bulk, return_exceptions=True)
+        return {
+            "query_wait_s": statistics.median(waits),
+            "longest_wait_s": max(waits),
+            "heartbeat_late_ms": late * 1000,
+        }
+
+    batch = _batch_seconds(encoder, texts)
+    found = asyncio.run(measure())
+    return found | {"bulk_batch_s": batch, "batches_waited": found["query_wait_s"] / batch}
+
+
+def _batch_seconds(encoder: Encoder, texts: list[str]) -> float:
+    budget, used = encoder._model.engine.max_batch_tokens, 0
+    batch = []
+    for text in sorted(texts, key=len, reverse=True):
+        used += len(text) + 2
+        if used > budget:
+            break
+        batch.append(text)
+    start = time.perf_counter()
+    encoder.encode_documents(batch)
+    return time.perf_counter() - start
+
+
+async def _with_heartbeat(work: Awaitable[Any]) -> tuple[Any, float]:
+    late = 0.0
+
+    async def beat() -> None:
+        nonlocal late
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(_BEAT)
+            late = max(late, time.perf_counter() - start - _BEAT)
+
+    heart = asyncio.create_task(beat())
+    await asyncio.sleep(0)
+    result = await work
+    heart.cancel()
+    return result, late
+
+
+class _NullRows:
+    ready = True
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def result(self) -> np.ndarray:
+        return np.zeros((self._count, 1), dtype=np.float32)
+
+
+class _NullEngine:
+    width = 1
+    max_batch_tokens = 2048
+
+    def launch(self, tokens: Sequence[Tokens]) -> _NullRows:
+        return _NullRows(len(tokens))
+
+
+def scheduler_overhead(_: Encoder, count: int) -> float:
+    """Return the median milliseconds of one synchronous call through the scheduler with an engine that does nothing."""
+    scheduler = Scheduler(_NullEngine())
+    seconds = []
+    for _call in range(count):
+        start = time.perf_counter()
+        scheduler.submit([Tokens([1, 2, 3])], "query").result()
+        seconds.append(time.perf_counter() - start)
+    scheduler.close()
+    return statistics.median(seconds) * 1000
+
+
+def matrix_rate(handle: Any, width: int, outputs: int) -> float:
+    """Return FLOP/s of torch's own linear layer, 2048 rows, in the engine's dtype on its device."""
+    with ThreadPoolExecutor(1) as own:  # a team of OpenMP threads in this one would slow all that is measured later
+        return own.submit(_matrix_rate, handle, width, outputs).result()
+
+
+def _matrix_rate(handle: Any, width: int, outputs: int) -> float:
+    rows = torch.randn(2048, width, dtype=handle.dtype, device=handle.device)
+    weight = torch.randn(outputs, width, dtype=handle.dtype, device=handle.device)
+    seconds = []
+    for _ in range(15):
+        start = time.perf_counter()
+        F.linear(rows, weight)
+        if handle.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * 2048 * width * outputs / statistics.median(seconds)
+
+
+def token_lengths(handle: Any, texts: list[str]) -> list[int]:
+    """Return how many tokens each text has, special tokens included."""
+    tokenizer = handle._model.tokenizer
+    return [min(handle.max_length, len(ids) + tokenizer.frame_length) for ids in tokenizer.ids(texts)]
+
+
+MEASURES: dict[str, Callable[..., Any]] = {
+    "gathered": gathered,
+    "behind_bulk": behind_bulk,
+    "scheduler_overhead": scheduler_overhead,
+    "matrix_rate": matrix_rate,
+    "token_lengths": token_lengths,
+}

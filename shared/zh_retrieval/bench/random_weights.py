@@ -1,0 +1,100 @@
+"""Checkpoints of the real size with random weights: as fast as the real ones, and no download."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zh_retrieval.checkpoint import quiet
+from zh_retrieval.errors import ConfigError
+from zh_retrieval.specs import ModelSpec
+
+_ASCII = "".join(chr(code) for code in range(33, 127))
+_PUNCTUATION = "，。？！：；、“”‘’（）《》—…"
+_IDEOGRAPHS = range(0x4E00, 0x9FA6)
+
+
+def write(spec: ModelSpec, folder: Path) -> None:
+    """Write config.json, weights and a vocabulary of single characters into a folder.
+
+    Weights are float32, bfloat16 from a billion parameters on.
+
+    Raises:
+        ConfigError: The entry says nothing of the model's shape.
+    """
+    if not spec.shape:
+        raise ConfigError(f"The entry of {spec.name} has no shape for random weights. Leave --random out.")
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if spec.parameters > 10**9 else torch.float32)
+    try:
+        model = build(spec, spec.shape)
+    finally:
+        torch.set_default_dtype(before)
+    with quiet():
+        model.save_pretrained(folder)
+    if spec.architecture == "jina-bert":
+        config = {**spec.shape, "model_type": "bert", "position_embedding_type": "alibi", "feed_forward_type": "geglu"}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    _write_vocabulary(spec, folder)
+
+
+def build(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
+    """Return the transformers model of an entry's architecture, random, on torch's default device."""
+    import transformers as tf
+
+    sizes = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    if spec.architecture == "bert":
+        return tf.BertModel(tf.BertConfig(**sizes), add_pooling_layer=False)
+    if spec.architecture == "xlm-roberta":
+        return tf.XLMRobertaForSequenceClassification(tf.XLMRobertaConfig.from_dict({**sizes, "num_labels": 1}))
+    if spec.architecture == "mistral":
+        return tf.MistralModel(tf.MistralConfig(**sizes))
+    if spec.architecture == "qwen":
+        return tf.Qwen2ForCausalLM(tf.Qwen2Config(**sizes))
+    from zh_retrieval.models.jina_bert import JinaBertModel, jina_config
+
+    return JinaBertModel(jina_config({**sizes, "position_embedding_type": "alibi", "feed_forward_type": "geglu"}))
+
+
+def floating_operations(spec: ModelSpec, lengths: list[int]) -> float:
+    """Return how many the body needs for sequences of these lengths: matrix products and attention, heads left out."""
+    with torch.device("meta"):
+        model = build(spec, spec.shape)
+    body = model.base_model
+    weights = sum(module.weight.numel() for module in body.modules() if isinstance(module, nn.Linear))
+    attention = 4 * spec.shape["num_hidden_layers"] * spec.shape["hidden_size"]
+    share = 0.5 if spec.architecture in ("mistral", "qwen") else 1.0  # a causal token sees half the others
+    return float(sum(2 * weights * length + share * attention * length * length for length in lengths))
+
+
+def _write_vocabulary(spec: ModelSpec, folder: Path) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    bert = "[CLS]" in spec.prefix
+    unknown, padding = ("[UNK]", "[PAD]") if bert else ("<unk>", "<pad>")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] if bert else ["<s>", "<pad>", "</s>", "<unk>"]
+    characters = [*_ASCII, *_PUNCTUATION, *map(chr, _IDEOGRAPHS)]
+    words = [*special, *characters, *(f"##{char}" for char in _ASCII if char.isalnum())]
+    vocabulary = {word: i for i, word in enumerate(words) if i < spec.shape["vocab_size"]}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(special)
+    single = " ".join([*spec.prefix, "$A", *spec.suffix])
+    pair = " ".join([*spec.prefix, "$A", *spec.separator, "$B", *spec.suffix])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(word, vocabulary[word]) for word in special]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": unknown, "pad_token": padding,
+        "model_max_length": spec.length_limit,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
