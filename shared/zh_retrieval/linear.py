@@ -73,9 +73,8 @@ class Int8Linear(nn.Module):
 
 def join(*linears: nn.Linear) -> nn.Linear:
     """Return one linear layer whose output is the outputs of all, one after the other."""
-    joined: nn.Linear = nn.utils.skip_init(
-        nn.Linear, linears[0].in_features, sum(each.out_features for each in linears), bias=linears[0].bias is not None
-    )
+    outputs = sum(each.out_features for each in linears)
+    joined = nn.Linear(linears[0].in_features, outputs, bias=linears[0].bias is not None, device="meta")
     joined.weight = nn.Parameter(torch.cat([each.weight.detach() for each in linears]), requires_grad=False)
     if linears[0].bias is not None:
         joined.bias = nn.Parameter(torch.cat([each.bias.detach() for each in linears]), requires_grad=False)

@@ -6,6 +6,7 @@ logits: float32 arrays, made with the package's own defaults.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -120,13 +121,12 @@ class FlagEmbedding:
     """FlagEmbedding: `FlagModel.encode`, `FlagReranker.compute_score`."""
 
     def __init__(self, side: SideSpec) -> None:
-        from FlagEmbedding import FlagModel, FlagReranker
-
+        peer = importlib.import_module("FlagEmbedding")
         self._spec = spec = get_spec(side.model)
         if spec.task == "reranking":
-            self._model: Any = FlagReranker(str(side.folder), devices=[side.device])
+            self._model: Any = peer.FlagReranker(str(side.folder), devices=[side.device])
         else:
-            self._model = FlagModel(str(side.folder), pooling_method=spec.pooling, devices=[side.device])
+            self._model = peer.FlagModel(str(side.folder), pooling_method=spec.pooling, devices=[side.device])
 
     def encode(self, texts: list[str]) -> np.ndarray:
         documents = [self._spec.format_document(text) for text in texts]
