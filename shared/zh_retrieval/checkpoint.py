@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from zh_retrieval import attention
+from zh_retrieval import attention, lora
 from zh_retrieval.errors import CheckpointError
+from zh_retrieval.models import qwen
 from zh_retrieval.specs import ModelSpec
 from zh_retrieval.tokenization import TextTokenizer, build
 from zh_retrieval.vocabulary import load_vocabulary
@@ -75,7 +76,9 @@ class Loading:
         }
 
 
-def load_checkpoint(folder: Path, spec: ModelSpec, loading: Loading, *, trusted_sizes: bool) -> Checkpoint:
+def load_checkpoint(
+    folder: Path, spec: ModelSpec, loading: Loading, *, trusted_sizes: bool, adapter: Path | None = None
+) -> Checkpoint:
     """Return the checked model of a folder.
 
     Args:
@@ -83,6 +86,7 @@ def load_checkpoint(folder: Path, spec: ModelSpec, loading: Loading, *, trusted_
         spec: The recipe.
         loading: dtype and placement.
         trusted_sizes: False demands the recipe's own dimension (a downloaded snapshot); True follows the folder.
+        adapter: Folder of a LoRA adapter to merge into the weights.
 
     Raises:
         CheckpointError: A file is missing or broken, the architecture is another one, a weight is missing, left over,
@@ -98,6 +102,8 @@ def load_checkpoint(folder: Path, spec: ModelSpec, loading: Loading, *, trusted_
     tokenizer = build(load_vocabulary(folder), spec, folder)
     attention.register()
     checkpoint = _LOADERS[spec.architecture](folder, config, loading, tokenizer)
+    if adapter is not None:
+        lora.merge(checkpoint.body, adapter, qwen.qwen2_layers if qwen.is_qwen1(config) else None)
     _check_vocabulary(checkpoint, folder)
     for module in (checkpoint.body, checkpoint.head):
         if module is not None:
@@ -254,8 +260,6 @@ def _load_mistral(folder: Path, config: dict[str, Any], loading: Loading, tokeni
 
 def _load_causal(folder: Path, config: dict[str, Any], loading: Loading, tokenizer: TextTokenizer) -> Checkpoint:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
-
-    from zh_retrieval.models import qwen
 
     if qwen.is_qwen1(config):
         parsed: Any = qwen.qwen2_config(config)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zh_retrieval import readout
+from zh_retrieval import conventions, lora, readout
 from zh_retrieval.checkpoint import Checkpoint, Loading, load_checkpoint
 from zh_retrieval.encoder import Encoder
 from zh_retrieval.engine import Engine
-from zh_retrieval.errors import ConfigError
+from zh_retrieval.errors import CheckpointError, ConfigError
 from zh_retrieval.fused import fuse_gelu, join_projections, widen_residuals
 from zh_retrieval.hardware import default_batch_tokens, resolve_device, resolve_dtype
 from zh_retrieval.hub import fetch
@@ -114,8 +115,8 @@ def _acquire(
     device = resolve_device(options.device)
     if options.quantization == "int8" and device.type != "cpu":
         raise ConfigError(f"quantization='int8' runs on the CPU, not on {device}. Leave it out, or device='cpu'.")
-    folder = _folder(spec, options, show_progress)
-    model = _lease(spec, options, folder, device)
+    source, spec = _source(spec, options, show_progress)
+    model = _lease(spec, options, source, device)
     try:
         max_length = _max_length(spec, options, model.length_limit)
     except ConfigError:
@@ -124,29 +125,63 @@ def _acquire(
     return model, spec, max_length, options.overflow
 
 
-def _folder(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> Path:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a model comes from: the folder that was asked for, that of its weights, and that of an adapter."""
+
+    folder: Path
+    weights: Path
+    adapter: Path | None = None
+
+
+def _source(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> tuple[_Source, ModelSpec]:
+    """Return where the model comes from, and the recipe with what a folder of the user says about itself."""
     if options.path is None:
-        return fetch(
-            spec,
-            revision=options.revision,
-            cache_dir=options.cache_dir,
-            local_files_only=options.local_files_only,
-            show_progress=show_progress,
-        )
+        folder = _fetch(spec, options, show_progress)
+        return _Source(folder, folder), spec
     folder = Path(options.path).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError(f"path={str(options.path)!r} is not a folder. Give the folder that holds config.json.")
-    return folder
+    weights, spec = conventions.follow(folder, spec)
+    if not (weights / lora.CONFIG).is_file():
+        return _Source(folder, weights), spec
+    return _Source(folder, _base(weights, spec, options, show_progress), adapter=weights), spec
 
 
-def _lease(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.device) -> LoadedModel:
+def _base(adapter: Path, spec: ModelSpec, options: LoadOptions, show_progress: bool) -> Path:
+    """Return the folder of the weights that an adapter was trained on."""
+    name = lora.base_name(adapter)
+    local = Path(name).expanduser()
+    if (local / "config.json").is_file():
+        if (local / lora.CONFIG).is_file():
+            raise CheckpointError(f"{adapter} was trained on {local}, an adapter too. Merge that one first.")
+        return local.resolve()
+    if name.lower() in {spec.name, *spec.aliases, *(source.id.lower() for source in spec.sources)}:
+        return _fetch(spec, options, show_progress)
+    raise CheckpointError(
+        f"{adapter / lora.CONFIG} says that the adapter was trained on {name!r}: no folder here, and none of the hub "
+        f"ids of {spec.name}. Put the folder of the base model into base_model_name_or_path."
+    )
+
+
+def _fetch(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> Path:
+    return fetch(
+        spec,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        local_files_only=options.local_files_only,
+        show_progress=show_progress,
+    )
+
+
+def _lease(spec: ModelSpec, options: LoadOptions, source: _Source, device: torch.device) -> LoadedModel:
     dtype = torch.float32 if options.quantization == "int8" else resolve_dtype(options.dtype, device)
     key = (
-        spec.name, str(folder), options.revision, str(device), dtype, options.quantization, options.max_batch_tokens,
-        repr(options.device_map), repr(options.quantization_config),
+        spec.name, str(source.folder), options.revision, str(device), dtype, options.quantization,
+        options.max_batch_tokens, repr(options.device_map), repr(options.quantization_config),
     )  # fmt: skip
     if options.private:
-        return _load_apart(spec, options, folder, device, dtype)
+        return _load_apart(spec, options, source, device, dtype)
     with _LOCK:
         loading = _LOADING.setdefault(key, threading.Lock())
     with loading:
@@ -154,7 +189,7 @@ def _lease(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.de
             shared = _SHARED.get(key)
         if shared is not None and shared.lease():
             return shared
-        loaded = _load_apart(spec, options, folder, device, dtype)
+        loaded = _load_apart(spec, options, source, device, dtype)
         with _LOCK:
             _SHARED[key] = loaded
         return loaded
@@ -167,7 +202,7 @@ def _forget(model: LoadedModel) -> None:
 
 
 def _load_apart(
-    spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.device, dtype: torch.dtype
+    spec: ModelSpec, options: LoadOptions, source: _Source, device: torch.device, dtype: torch.dtype
 ) -> LoadedModel:
     """Load in a thread that ends: OpenMP's threads, one team for each thread that ever computed, end with it.
 
@@ -178,7 +213,7 @@ def _load_apart(
 
     def load() -> None:
         try:
-            future.set_result(_load(spec, options, folder, device, dtype))
+            future.set_result(_load(spec, options, source, device, dtype))
         except BaseException as error:
             future.set_exception(error)
 
@@ -188,12 +223,15 @@ def _load_apart(
     return future.result()
 
 
-def _load(spec: ModelSpec, options: LoadOptions, folder: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def _load(
+    spec: ModelSpec, options: LoadOptions, source: _Source, device: torch.device, dtype: torch.dtype
+) -> LoadedModel:
     loading = Loading(dtype, options.device_map, options.quantization_config)
-    checkpoint = load_checkpoint(folder, spec, loading, trusted_sizes=options.path is not None)
+    own = options.path is not None
+    checkpoint = load_checkpoint(source.weights, spec, loading, trusted_sizes=own, adapter=source.adapter)
     engine = _engine(spec, checkpoint, options, device, dtype)
     limit = min(checkpoint.length_limit, spec.length_limit)
-    model = LoadedModel(folder, engine, Scheduler(engine), checkpoint.tokenizer, limit, _forget)
+    model = LoadedModel(source.folder, engine, Scheduler(engine), checkpoint.tokenizer, limit, _forget)
     model.lease()
     return model
 

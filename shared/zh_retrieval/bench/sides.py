@@ -99,12 +99,12 @@ class SentenceTransformers:
             )
             return
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Normalize, Pooling, Transformer
+        from sentence_transformers.sentence_transformer import modules
 
-        body = Transformer(str(side.folder), max_seq_length=spec.max_length)
-        modes: dict[Pooling | None, str] = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
-        pooling = Pooling(spec.dimension or 0, pooling_mode=modes[spec.pooling])
-        self._model = SentenceTransformer(modules=[body, pooling, Normalize()], device=side.device)
+        body = modules.Transformer(str(side.folder), max_seq_length=spec.max_length)
+        modes: dict[Pooling | None, Any] = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
+        pooling = modules.Pooling(spec.dimension or 0, pooling_mode=modes[spec.pooling])
+        self._model = SentenceTransformer(modules=[body, pooling, modules.Normalize()], device=side.device)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         documents = [self._spec.format_document(text) for text in texts]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,23 @@ def qwen2_config(config: dict[str, Any]) -> Any:
         raise CheckpointError(f"config.json of a Qwen-1 checkpoint lacks {error}.") from error
 
 
+_LAYERS = {
+    "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.c_proj": ("self_attn.o_proj",),
+    "mlp.w2": ("mlp.gate_proj",),
+    "mlp.w1": ("mlp.up_proj",),
+    "mlp.c_proj": ("mlp.down_proj",),
+}
+
+
+def qwen2_layers(name: str) -> tuple[str, ...]:
+    """Return the Qwen2 layers that hold a Qwen-1 layer, in the order of its rows; () if it is none of Qwen-1's."""
+    match = re.fullmatch(r"(?:transformer\.)?h\.(\d+)\.(.+)", name)
+    if match is None:
+        return ()
+    return tuple(f"layers.{match[1]}.{layer}" for layer in _LAYERS.get(match[2], ()))
+
+
 @lru_cache(maxsize=1)
 def qwen1_class() -> Any:
     """Return a Qwen2ForCausalLM that reads Qwen-1 tensor names; ordinary Qwen2 models are not affected.
@@ -73,19 +91,21 @@ def qwen1_class() -> Any:
     class ZhQwen1ForCausalLM(Qwen2ForCausalLM):
         """A Qwen-1 language model."""
 
-    attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     mapping: list[WeightConverter | WeightRenaming] = [
         WeightRenaming(r"^transformer\.wte\.", "model.embed_tokens."),
         WeightRenaming(r"^transformer\.ln_f\.", "model.norm."),
         WeightRenaming(r"^transformer\.h\.", "model.layers."),
         WeightRenaming(r"\.ln_1\.", ".input_layernorm."),
         WeightRenaming(r"\.ln_2\.", ".post_attention_layernorm."),
-        WeightRenaming(r"\.attn\.c_proj\.", ".self_attn.o_proj."),
-        WeightRenaming(r"\.mlp\.w2\.", ".mlp.gate_proj."),
-        WeightRenaming(r"\.mlp\.w1\.", ".mlp.up_proj."),
-        WeightRenaming(r"\.mlp\.c_proj\.", ".mlp.down_proj."),
         *(
-            WeightConverter(f"attn.c_attn.{kind}", [f"{part}.{kind}" for part in attention], operations=[Chunk(dim=0)])
+            WeightRenaming(rf"\.{re.escape(theirs)}\.", f".{ours[0]}.")
+            for theirs, ours in _LAYERS.items()
+            if len(ours) == 1
+        ),
+        *(
+            WeightConverter(f"{theirs}.{kind}", [f"{part}.{kind}" for part in ours], operations=[Chunk(dim=0)])
+            for theirs, ours in _LAYERS.items()
+            if len(ours) > 1
             for kind in ("weight", "bias")
         ),
     ]
