@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from llama_index.core import VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.embeddings import resolve_embed_model
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document, TextNode
@@ -111,6 +112,12 @@ def test_a_cache_by_bare_text_is_refused_where_queries_and_documents_differ():
 def test_every_load_option_is_a_field_of_every_adapter():
     for cls in (ModelScopeEmbedding, ModelScopeEmbeddings, BGEReranker, LlamaReranker):
         assert {option.name for option in fields(LoadOptions)} <= set(cls.model_fields)
+
+
+def test_settings_take_the_native_class_and_no_langchain_one(embedding):
+    assert resolve_embed_model(embedding) is embedding
+    with pytest.raises((ImportError, AssertionError, AttributeError)):  # LlamaIndex's bridge to LangChain is broken
+        resolve_embed_model(ModelScopeEmbeddings(**OPTIONS)).get_query_embedding("茶")
 
 
 def test_unknown_arguments_are_refused():

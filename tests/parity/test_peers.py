@@ -43,7 +43,7 @@ def same(ours, theirs):
 
 
 def test_langchain_huggingface(folder, langchain):
-    from langchain_huggingface import HuggingFaceEmbeddings
+    HuggingFaceEmbeddings = pytest.importorskip("langchain_huggingface").HuggingFaceEmbeddings  # noqa: N806
 
     peer = HuggingFaceEmbeddings(
         model_name=str(folder),
@@ -70,7 +70,7 @@ def test_langchain_community_bge(folder, langchain):
 
 
 def test_llama_index_huggingface(folder, llama):
-    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+    HuggingFaceEmbedding = pytest.importorskip("llama_index.embeddings.huggingface").HuggingFaceEmbedding  # noqa: N806
 
     peer = HuggingFaceEmbedding(str(folder), query_instruction=INSTRUCTION, device="cpu")
     texts = [text for text in TEXTS if text]

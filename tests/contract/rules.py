@@ -1,0 +1,181 @@
+"""What both frameworks expect of us, rule by rule, each with the tests that guard it and a way to break it.
+
+`test_rules.py` checks that the tests are there and that every break still names a place in the code; `make mutants`
+applies the breaks one at a time and expects the tests to fail.
+"""
+
+from dataclasses import dataclass
+
+LC_EMBEDDINGS = "langchain_zh_retrieval/embeddings.py"
+LC_RERANKERS = "langchain_zh_retrieval/compressors.py"
+LI_EMBEDDINGS = "llama_index_zh_retrieval/embeddings.py"
+LI_RERANKERS = "llama_index_zh_retrieval/postprocessors.py"
+ADAPTING = "shared/zh_retrieval/adapting.py"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of the contract.
+
+    Attributes:
+        name: What holds.
+        tests: Test ids below tests/contract that fail when it does not.
+        file: Where the break is made.
+        old: Text that occurs once there.
+        new: What breaks the rule.
+    """
+
+    name: str
+    tests: tuple[str, ...]
+    file: str
+    old: str
+    new: str
+
+
+LANGCHAIN = "test_langchain_embeddings.py::"
+LLAMA = "test_llama_index_embeddings.py::"
+RERANK = "test_rerankers.py::"
+
+RULES = (
+    Rule(
+        "LangChain embeddings refuse unknown arguments",
+        (LANGCHAIN + "test_unknown_arguments_and_models_are_refused_at_once",),
+        LC_EMBEDDINGS, 'extra="forbid"', 'extra="ignore"',
+    ),
+    Rule(
+        "the model is named by position, model or model_name",
+        (LANGCHAIN + "test_a_model_is_named_by_position_keyword_alias_or_hub_id",),
+        ADAPTING, 'alias="model", description="Name', 'alias="model_id", description="Name',
+    ),
+    Rule(
+        "vectors are lists of Python floats",
+        (LANGCHAIN + "test_vectors_are_lists_of_python_floats_equal_to_the_core",),
+        LC_EMBEDDINGS, "self._load().encode_documents(texts, show_progress=self.show_progress).tolist()",
+        "list(map(list, self._load().encode_documents(texts, show_progress=self.show_progress)))",
+    ),
+    Rule(
+        "newlines are not replaced",
+        (LANGCHAIN + "test_texts_reach_the_core_as_they_are",),
+        LC_EMBEDDINGS, "encode_queries([text], instruction=self.query_instruction)[0].tolist()",
+        'encode_queries([text.replace("\\n", " ")], instruction=self.query_instruction)[0].tolist()',
+    ),
+    Rule(
+        "a compressed document is a copy, its metadata too",
+        (RERANK + "test_inputs_are_not_changed_and_copies_are_independent",),
+        LC_RERANKERS, "copy.deepcopy(documents[ranked.index].metadata)", "documents[ranked.index].metadata",
+    ),
+    Rule(
+        "a new relevance score wins over a stale one",
+        (RERANK + "test_both_frameworks_and_the_core_give_the_same_order_and_scores",),
+        LC_RERANKERS, 'copy.deepcopy(documents[ranked.index].metadata) | {"relevance_score": ranked.score}',
+        '{"relevance_score": ranked.score} | copy.deepcopy(documents[ranked.index].metadata)',
+    ),
+    Rule(
+        "no documents give no documents, and load nothing",
+        (RERANK + "test_empty_input_gives_empty_output",),
+        LC_RERANKERS, "        if not documents:\n            return []\n        scores = self.score(",
+        "        if not documents:\n            raise ValueError\n        scores = self.score(",
+    ),
+    Rule(
+        "a reranker is a document compressor and a cross-encoder",
+        (RERANK + "test_langchain_interfaces_are_the_real_ones",),
+        LC_RERANKERS, "(LoadFields, BaseDocumentCompressor, BaseCrossEncoder)", "(LoadFields, BaseDocumentCompressor)",
+    ),
+    Rule(
+        "the runnable form is async too",
+        (RERANK + "test_the_runnable_form_is_async_too",),
+        LC_RERANKERS, "RunnableLambda(compress, acompress, ", "RunnableLambda(compress, lambda inputs: inputs, ",
+    ),
+    Rule(
+        "langchain-tests' integration suite passes",
+        (LANGCHAIN + "TestIntegrationSuite",),
+        LC_EMBEDDINGS, "(await encoder.aencode_queries([text], instruction=self.query_instruction))[0].tolist()",
+        "[0.0] * encoder.dimension",
+    ),
+    Rule(
+        "langchain-tests' unit suite passes",
+        (LANGCHAIN + "TestUnitSuite",),
+        LC_EMBEDDINGS, "class ModelScopeEmbeddings(LoadFields, Embeddings):", "class ModelScopeEmbeddings(LoadFields):",
+    ),
+    Rule(
+        "the cache namespace tells apart what changes vectors",
+        (LANGCHAIN + "test_cache_namespace_tells_apart_what_changes_vectors",),
+        ADAPTING, '("revision", "path", "dtype",', '("revision", "path",',
+    ),
+    Rule(
+        "the cache namespace holds the instruction",
+        (LANGCHAIN + "test_cache_namespace_tells_apart_what_changes_vectors",),
+        LC_EMBEDDINGS, '| {"query_instruction": self.query_instruction}', "",
+    ),
+    Rule(
+        "no token shows in repr or dumps",
+        (LANGCHAIN + "test_repr_and_dumps_hold_no_secret", LLAMA + "test_payloads_hold_no_secret"),
+        ADAPTING, "    show_progress: bool = Field(",
+        "    token: Any = Field(default_factory=lambda: __import__('os').environ.get('MODELSCOPE_API_TOKEN'))\n"
+        "    show_progress: bool = Field(",
+    ),
+    Rule(
+        "a batch reaches the core at once",
+        (LLAMA + "test_the_whole_job_reaches_the_core_at_once",),
+        LI_EMBEDDINGS, "default=2048, gt=0", "default=10, gt=0",
+    ),
+    Rule(
+        "a cache keyed by the bare text is refused where prompts differ",
+        (LLAMA + "test_a_cache_by_bare_text_is_refused_where_queries_and_documents_differ",),
+        LI_EMBEDDINGS, "if self.embeddings_cache is not None and not same:", "if False:",
+    ),
+    Rule(
+        "dictionaries hold what changes vectors",
+        (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
+        ADAPTING, 'max_length: int | None = Field(default=None, desc',
+        'max_length: int | None = Field(default=None, exclude=True, desc',
+    ),
+    Rule(
+        "dictionaries leave out what does not",
+        (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
+        ADAPTING, 'device: str = Field(default="auto", exclude=True, ', 'device: str = Field(default="auto", ',
+    ),
+    Rule(
+        "pickles hold settings only",
+        (LLAMA + "test_pickles_hold_settings_only", LANGCHAIN + "test_weights_never_travel_in_pickles"),
+        ADAPTING, "def __reduce__(self)", "def _reduce(self)",
+    ),
+    Rule(
+        "a pipeline runs in worker processes",
+        (LLAMA + "test_an_ingestion_pipeline_runs_in_worker_processes",),
+        ADAPTING, "def __reduce__(self)", "def _reduce(self)",
+    ),
+    Rule(
+        "every rerank start event has its end, errors included",
+        (RERANK + "test_every_rerank_start_event_has_its_end",),
+        LI_RERANKERS, "        finally:\n            _dispatcher.event(",
+        "        else:\n            _dispatcher.event(",
+    ),
+    Rule(
+        "the callback manager gets the reranking event",
+        (RERANK + "test_callbacks_get_the_reranking_event",),
+        LI_RERANKERS, "event(CBEventType.RERANKING", "event(CBEventType.LLM",
+    ),
+    Rule(
+        "text is taken as the embedding sees it",
+        (RERANK + "test_text_is_taken_as_the_embedding_sees_it",),
+        LI_RERANKERS, "metadata_mode=MetadataMode.EMBED", "metadata_mode=MetadataMode.ALL",
+    ),
+    Rule(
+        "nodes are not changed when the retrieval score is kept",
+        (RERANK + "test_inputs_are_not_changed_and_copies_are_independent",),
+        LI_RERANKERS, "scored.node.model_copy(deep=True)", "scored.node",
+    ),
+    Rule(
+        "a kept retrieval score stays out of embedded and prompted text",
+        (RERANK + "test_inputs_are_not_changed_and_copies_are_independent",),
+        LI_RERANKERS, '("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")',
+        '("excluded_llm_metadata_keys",)',
+    ),
+    Rule(
+        "LlamaIndex takes the class as one of its own",
+        (LLAMA + "test_settings_take_the_native_class_and_no_langchain_one",),
+        LI_EMBEDDINGS, "class ModelScopeEmbedding(LoadFields, BaseEmbedding):",
+        "class ModelScopeEmbedding(LoadFields):",
+    ),
+)  # fmt: skip
