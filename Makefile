@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
 
-.PHONY: demo test lint format types wheel unit clean
+.PHONY: demo test lint format types wheel unit mutants test-oldest test-versions clean
 
 demo: $(STAMP)
 	$(BIN)/zh-retrieval demo
@@ -26,6 +27,23 @@ unit: $(STAMP)
 wheel: $(STAMP)
 	$(BIN)/python tests/packaging/check_wheel.py
 
+# Break each rule of the frameworks' contract once, and expect its tests to fail: minutes.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.contract.mutants
+
+# The suite with the newest and with the oldest langchain-core and llama-index-core that pyproject.toml allows.
+test-versions: unit test-oldest
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/pytest -W ignore::pydantic.warnings.UnsupportedFieldAttributeWarning
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(OLDEST)/bin/pip install --quiet -c constraints.txt torch
+	$(OLDEST)/bin/pip install --quiet -c constraints.txt -c tests/oldest.txt -e ".[all]" --group tests
+	touch $@
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -38,4 +56,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
