@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format types wheel unit clean
+.PHONY: demo test lint format types wheel unit durability clean
 
 demo: $(STAMP)
 	$(BIN)/zh-retrieval demo
@@ -21,6 +21,10 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/pytest
+
+# Fifty kills of running jobs instead of six.
+durability: $(STAMP)
+	ZH_RETRIEVAL_KILLS=50 $(BIN)/pytest tests/unit/test_cli_durability.py -rP -k killed
 
 # The wheel, installed without extras into an environment of its own: see tests/packaging/check_wheel.py.
 wheel: $(STAMP)
