@@ -183,3 +183,91 @@ def test_a_folder_as_output_is_refused_before_any_work(tmp_path, bert_flags, cap
     output.mkdir()
     assert main(["embed", str(source), "-o", str(output), *bert_flags]) == 2
     assert "is a folder" in capsys.readouterr().err
+
+
+# --- broken lines --------------------------------------------------------------------------------------------------
+
+BROKEN = {  # what is wrong -> a line of an embed job, a line of a rerank job, what is said about it
+    "invalid JSON": (b'{"text": ', b'{"query": ', "not valid JSON"),
+    "nested too deep": (b"[" * 100_000, b"[" * 100_000, "not valid JSON"),
+    "no object": (b"[1]", b"7", "expected a JSON object"),
+    "invalid UTF-8": (b'{"text": "\xc4\xe3"}', b'{"query": "\xc4\xe3", "documents": []}', "byte 0xc4 at character 1"),
+    "a missing field": (b'{"txt": "a"}', b'{"query": "a"}', "field '"),
+    "a wrong type": (b'{"text": 3}', b'{"query": "a", "documents": "b"}', "expected "),
+    "null": (b'{"text": null}', b'{"query": null, "documents": []}', "is NoneType"),
+    "a wrong title": (
+        b'{"text": "a", "title": 3}', b'{"query": "a", "documents": ["b", {"text": "c", "title": ["d"]}]}', "title",
+    ),
+    "a document that is none": (b'{"text": []}', b'{"query": "a", "documents": ["b", {"id": 1}]}', "expected str"),
+    "a lone surrogate": (b'{"text": "\\ud800"}', b'{"query": "a", "documents": ["\\udc00"]}', "lone surrogate"),
+    "a byte order mark inside": (b"\xef\xbb\xbf{}", b"\xef\xbb\xbf{}", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("command", ["embed", "rerank"])
+def test_a_broken_line_is_named_by_its_number(tmp_path, bert_flags, xlmr_flags, capsys, command, broken):
+    line, said = BROKEN[broken][command == "rerank"], BROKEN[broken][2]
+    good = b'{"text": "\xe8\x8c\xb6", "query": "\xe8\x8c\xb6", "documents": ["a", {"text": "b"}]}'
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([good, b"", b"  ", line, good, line, b""]))
+    arguments = [command, str(source), "-o", str(output), *(bert_flags if command == "embed" else xlmr_flags)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"zh-retrieval: line 4 of {source}: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not output.exists()
+    assert main([*arguments, "--on-error", "skip"]) == 0
+    errors = capsys.readouterr().err.splitlines()
+    assert [re.match(r"zh-retrieval: skipped line (\d+) of ", error)[1] for error in errors[:-1]] == ["4", "6"]
+    assert errors[-1] == "zh-retrieval: 2 lines were skipped"
+    assert len(output.read_bytes().splitlines()) == 2
+
+
+def test_broken_lines_of_a_run_are_named_or_skipped(tmp_path, xlmr_flags, capsys):
+    queries, corpus, run = (tmp_path / name for name in ("q.jsonl", "c.jsonl", "run.txt"))
+    queries.write_bytes(b'{"id": "q1", "text": "a"}\n{"id": "q2", "text": 3}\n')
+    corpus.write_bytes(b'{"id": "d1", "text": "a"}\n\xff\n')
+    run.write_bytes(b"q1 Q0 d1 1 3.5 x\nq1 Q0 d1\nq2 Q0 d1 1 2 x\n\xff Q0 d1 1 2 x\n\n")
+    arguments = ["rerank", "--run", str(run), "--queries", str(queries), "--corpus", str(corpus), *xlmr_flags]
+    arguments += ["-o", str(tmp_path / "out.txt")]
+    assert main(arguments) == 2
+    assert f"line 2 of {queries}" in capsys.readouterr().err
+    assert main([*arguments, "--on-error", "skip"]) == 0
+    found = re.findall(r"skipped line (\d) of \S+/(\S+):", capsys.readouterr().err)
+    assert found == [("2", "q.jsonl"), ("2", "c.jsonl"), ("2", "run.txt"), ("3", "run.txt"), ("4", "run.txt")]
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8").startswith("q1 Q0 d1 1 ")
+    run.unlink()
+    assert main([*arguments, "--on-error", "skip"]) == 2
+    assert "is not a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_odd_fields_come_out_as_they_went_in(tmp_path, bert_flags, xlmr_flags, suffix):
+    source, output = tmp_path / "in.jsonl", tmp_path / f"out.{suffix}"
+    row = {"embedding": [1], "id": "\ud800", "text": "a\0b", "query": "茶", "documents": [{"text": "b", "x": "\udfff"}]}
+    source.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert main(["embed", str(source), "-o", str(output), *bert_flags]) == 0
+    if suffix == "parquet":
+        import pyarrow.parquet as pq
+
+        assert pq.read_table(output).column("id").to_pylist() == ["\\ud800"]
+        return
+    found = json.loads(output.read_bytes())
+    assert len(found.pop("embedding")) == 64
+    assert found == {name: value for name, value in row.items() if name != "embedding"}
+    assert main(["rerank", str(source), "-o", str(tmp_path / "ranked.jsonl"), *xlmr_flags]) == 0
+    ranked = json.loads((tmp_path / "ranked.jsonl").read_bytes())
+    assert ranked["id"] == "\ud800"
+    assert ranked["documents"][0]["x"] == "\udfff"
+
+
+def test_input_files_may_have_any_name(tmp_path, bert_flags):
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/\xc4\xe3.txt")  # GBK, not UTF-8
+    try:
+        with open(source, "w", encoding="utf-8") as stream:
+            stream.write("天气\n")
+    except OSError:
+        pytest.skip("this filesystem takes UTF-8 names only")
+    assert main(["embed", source, "-o", str(tmp_path / "out.jsonl"), *bert_flags]) == 0
