@@ -145,9 +145,12 @@ BOUNDS = st.one_of(st.integers(-2, 60), st.none(), st.text("a1", max_size=1), st
 SPANS = st.one_of(st.tuples(st.integers(0, 30), st.integers(1, 40)), st.lists(BOUNDS, max_size=3), NO_TEXTS)
 
 
-@settings(FUZZ, max_examples=50)
-@given(st.one_of(st.lists(TEXTS, max_size=5).map("。".join), ITEMS), st.lists(SPANS, max_size=4), st.booleans())
-def test_chunks_give_vectors_or_name_what_is_wrong(encoder, document, spans, sentences):
+@pytest.mark.parametrize("sentences", [True, False])
+@FUZZ
+@given(data=st.data())
+def test_chunks_give_vectors_or_name_what_is_wrong(encoder, sentences, data):
+    document = data.draw(st.lists(TEXTS, min_size=1, max_size=5).map("。".join) if sentences else ITEMS)
+    spans = data.draw(st.lists(SPANS, max_size=4))
     if not is_text(document):
         with pytest.raises(zr.InputError, match=r"^document "):
             encoder.encode_chunks(document, spans)
@@ -207,9 +210,11 @@ def test_pairs_give_scores_or_the_index_of_the_bad_one(cross_encoder, likelihood
         np.testing.assert_allclose(scores, alone, atol=1e-5, rtol=1e-5)
 
 
-@settings(FUZZ, max_examples=50)
-@given(st.one_of(TEXTS, TEXTS, ITEMS), LISTS)
-def test_rank_gives_every_index_once_or_names_the_bad_one(cross_encoder, query, documents):
+@pytest.mark.parametrize("items", [TEXTS, ITEMS], ids=["texts", "anything"])
+@FUZZ
+@given(data=st.data())
+def test_rank_gives_every_index_once_or_names_the_bad_one(cross_encoder, items, data):
+    query, documents = data.draw(items), data.draw(st.lists(items, max_size=5))
     bad = first_bad(documents)
     if not is_text(query) or bad is not None:
         named = "query " if not is_text(query) else rf"documents\[{bad}\] "
