@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: demo test lint format types wheel unit mutants test-oldest test-versions clean
+.PHONY: demo test lint format types wheel unit mutants durability test-oldest test-versions clean
 
 demo: $(STAMP)
 	$(BIN)/zh-retrieval demo
@@ -22,6 +22,10 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/pytest
+
+# Fifty kills of running jobs instead of six.
+durability: $(STAMP)
+	ZH_RETRIEVAL_KILLS=50 $(BIN)/pytest tests/unit/test_cli_durability.py -rP -k killed
 
 # The wheel, installed without extras into an environment of its own: see tests/packaging/check_wheel.py.
 wheel: $(STAMP)

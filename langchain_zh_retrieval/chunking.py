@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from langchain_core.documents import Document
 
 from langchain_zh_retrieval.embeddings import ModelScopeEmbeddings
+from zh_retrieval.adapting import check_items
 from zh_retrieval.chunking import sentence_spans
 
 
@@ -22,6 +23,7 @@ def late_chunks(
     Raises:
         ConfigError: The model does not pool by mean.
     """
+    check_items(documents, Document, "documents")
     chunks: list[Document] = []
     vectors: list[list[float]] = []
     for document in documents:

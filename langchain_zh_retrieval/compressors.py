@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import Reranker, load_reranker
-from zh_retrieval.adapting import Lazy, LoadFields, lazy
+from zh_retrieval.adapting import Lazy, LoadFields, check_items, lazy
 from zh_retrieval.ranking import Normalize, normalize_scores, select_ranked
 
 
@@ -42,6 +42,7 @@ class _ModelScopeReranker(LoadFields, BaseDocumentCompressor, BaseCrossEncoder):
 
         `metadata["relevance_score"]` of a copy is the score as a float, after `normalize`. The input is not changed.
         """
+        check_items(documents, Document, "documents")
         if not documents:
             return []
         scores = self.score([(query, document.page_content) for document in documents])
@@ -51,6 +52,7 @@ class _ModelScopeReranker(LoadFields, BaseDocumentCompressor, BaseCrossEncoder):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Return what `compress_documents` returns; the event loop goes on meanwhile."""
+        check_items(documents, Document, "documents")
         if not documents:
             return []
         scores = await self.ascore([(query, document.page_content) for document in documents])

@@ -14,7 +14,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import InputError, Reranker, load_reranker
-from zh_retrieval.adapting import Lazy, LoadFields, lazy
+from zh_retrieval.adapting import Lazy, LoadFields, check_items, lazy
 from zh_retrieval.ranking import Normalize, normalize_scores, select_ranked
 
 _dispatcher = get_dispatcher(__name__)
@@ -66,8 +66,12 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None
     ) -> Iterator[tuple[list[tuple[str, str]], list[NodeWithScore]]]:
         """Yield the pairs to score and the list to fill; every start event gets its end event, errors included."""
-        if query_bundle is None:
-            raise InputError("A reranker needs the query: pass query_bundle or query_str.")
+        if not isinstance(query_bundle, QueryBundle):
+            raise InputError(
+                f"query_bundle is {type(query_bundle).__name__}, but a reranker needs the query: "
+                "pass a QueryBundle, or query_str."
+            )
+        check_items(nodes, NodeWithScore, "nodes")
         query = query_bundle.query_str
         kept: list[NodeWithScore] = []
         top_n = self.top_n or len(nodes)

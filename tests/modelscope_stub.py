@@ -21,8 +21,13 @@ class Stub:
         repositories: id -> path -> bytes.
         listing: Replaces parts of a listed file's entry: path -> fields.
         extra: Entries that are listed besides the real files.
+        answer: Replaces the body of a listing.
         cut: path -> bytes after which the connection is cut, once for each entry in the list.
+        stall: path ("" is the listing) -> bytes after which the hub falls silent, once for each entry in the list.
+        lengths: path -> what is added to the true Content-Length, once for each entry in the list.
+        unsized: Paths that are sent without Content-Length.
         fail: path ("" is the listing) -> statuses to answer with, one for each request.
+        retry_after: The Retry-After header of such an answer.
         corrupt: Paths whose bytes are wrong.
         ranges: False ignores Range requests.
         delay: Seconds before a file is sent.
@@ -32,13 +37,26 @@ class Stub:
     repositories: dict[str, dict[str, bytes]]
     listing: dict[str, dict[str, object]] = field(default_factory=dict)
     extra: list[dict[str, object]] = field(default_factory=list)
+    answer: bytes | None = None
     cut: dict[str, list[int]] = field(default_factory=dict)
+    stall: dict[str, list[int]] = field(default_factory=dict)
+    lengths: dict[str, list[int]] = field(default_factory=dict)
+    unsized: set[str] = field(default_factory=set)
     fail: dict[str, list[int]] = field(default_factory=dict)
+    retry_after: str = "0"
     corrupt: set[str] = field(default_factory=set)
     ranges: bool = True
     delay: float = 0.0
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     url: str = ""
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def heal(self) -> None:
+        """Forget every fault, but not what is held or was asked for."""
+        for faults in (self.listing, self.extra, self.cut, self.stall, self.lengths, self.unsized, self.fail):
+            faults.clear()
+        self.corrupt.clear()
+        self.answer, self.ranges, self.delay = None, True, 0.0
 
 
 @contextmanager
@@ -63,13 +81,16 @@ def serve(stub: Stub) -> Iterator[Stub]:
             stub.requests.append((path, self.headers.get("Range")))
             if stub.fail.get(path):
                 status = stub.fail[path].pop(0)
-                self._send(status, b'{"Code": 1, "Message": "ordered"}', {"Retry-After": "0"})
+                self._send(status, b'{"Code": 1, "Message": "ordered"}', {"Retry-After": stub.retry_after})
             elif repository is None or (path and path not in repository):
                 self._send(404, b'{"Code": 10010205001, "Success": false, "Message": "not found"}')
             elif path:
                 self._file(path, repository[path])
             elif names[-1] == "files":
-                self._send(200, json.dumps(_listing(stub, repository)).encode())
+                if _next(stub.stall, "") is not None:
+                    stub.closing.wait(30)
+                listing = json.dumps(_listing(stub, repository)).encode()
+                self._send(200, listing if stub.answer is None else stub.answer)
             else:
                 self._send(200, b'{"Code": 200, "Success": true, "Data": {}}')
 
@@ -84,19 +105,22 @@ def serve(stub: Stub) -> Iterator[Stub]:
                 start, end = int(first), int(last) + 1 if last else len(content)
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
                 status, content = 206, content[start:end]
-            if stub.cut.get(path):
-                limit = stub.cut[path].pop(0)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content[:limit])
-                self.wfile.flush()
-                self.close_connection = True
-                self.connection.close()
+            cut, stall, more = (_next(faults, path) for faults in (stub.cut, stub.stall, stub.lengths))
+            if cut is None and stall is None and more is None and path not in stub.unsized:
+                self._send(status, content, headers)
                 return
-            self._send(status, content, headers)
+            if path not in stub.unsized:
+                headers["Content-Length"] = str(len(content) + (more or 0))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content[: min(end for end in (cut, stall, len(content) + (more or 0)) if end is not None)])
+            self.wfile.flush()
+            if stall is not None:
+                stub.closing.wait(30)
+            self.close_connection = True
+            self.connection.close()
 
         def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)
@@ -120,9 +144,14 @@ def serve(stub: Stub) -> Iterator[Stub]:
     try:
         yield stub
     finally:
+        stub.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _next(faults: dict[str, list[int]], path: str) -> int | None:
+    return faults[path].pop(0) if faults.get(path) else None
 
 
 def _listing(stub: Stub, repository: dict[str, bytes]) -> dict[str, object]:

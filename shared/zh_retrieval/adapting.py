@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field, PrivateAttr
 
+from zh_retrieval.errors import InputError
 from zh_retrieval.handle import Handle
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
 from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
@@ -102,6 +103,15 @@ class Lazy(Generic[HandleT]):
 
     def __reduce__(self) -> tuple[type[Lazy[HandleT]], tuple[()]]:
         return type(self), ()
+
+
+def check_items(items: object, kind: type, what: str) -> None:
+    """Raise InputError, naming the index, unless `items` is a list (or another sequence) of `kind`."""
+    if isinstance(items, (str, bytes)) or not isinstance(items, Sequence):
+        raise InputError(f"{what} is {type(items).__name__}, expected a list of {kind.__name__}.")
+    for index, item in enumerate(items):
+        if not isinstance(item, kind):
+            raise InputError(f"{what}[{index}] is {type(item).__name__}, expected {kind.__name__}.")
 
 
 def lazy() -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -23,8 +24,10 @@ _SENTENCE_END = re.compile(r"[。！？!?；;\n]+[”’」』）)]*|\.(?=\s)")
 
 def check_spans(document: str, spans: Sequence[Span]) -> None:
     """Raise InputError unless every span is a non-empty half-open range of characters of the document."""
+    if isinstance(spans, (str, bytes)) or not isinstance(spans, Sequence):
+        raise InputError(f"spans is {type(spans).__name__}, expected a list of (start, end).")
     for index, span in enumerate(spans):
-        whole = len(span) == 2 and all(isinstance(end, int) for end in span)
+        whole = isinstance(span, Sequence) and len(span) == 2 and all(isinstance(end, int) for end in span)
         if not whole or not 0 <= span[0] < span[1] <= len(document):
             raise InputError(f"spans[{index}] is {span!r}, expected (start, end) within {len(document)} characters.")
 
@@ -69,8 +72,8 @@ def token_span(span: Span, offsets: Sequence[Span]) -> Span:
         span: Characters.
         offsets: Characters of each token, in order.
     """
-    low = bisect_right([end for _, end in offsets], span[0])
-    high = bisect_left([start for start, _ in offsets], span[1])
+    low = bisect_right(offsets, span[0], key=itemgetter(1))
+    high = bisect_left(offsets, span[1], key=itemgetter(0))
     return low, max(low, high)
 
 

@@ -11,7 +11,7 @@ from zh_retrieval.batching import Tokens
 from zh_retrieval.chunking import ChunkWork, Span
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.handle import Handle, Truncation, Work, distinct
-from zh_retrieval.tokenization import TextTokenizer, check_texts
+from zh_retrieval.tokenization import TextTokenizer, check_text, check_texts
 
 
 class Encoder(Handle):
@@ -94,6 +94,7 @@ class Encoder(Handle):
     def _queries(self, texts: Sequence[str], instruction: str | None) -> _Encoding:
         if instruction is not None and not isinstance(instruction, str):
             raise ConfigError(f"instruction is {type(instruction).__name__}, expected str or None.")
+        check_text(instruction or "", "instruction")
         self.spec.format_query("", instruction)  # refuses an instruction that the model cannot take
         return self._work(texts, lambda text: self.spec.format_query(text, instruction))
 

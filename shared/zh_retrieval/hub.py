@@ -60,6 +60,8 @@ def fetch(
             return _download(spec, source, revision, cache_dir, show_progress)
         except AbsentError as error:
             absent.append(f"{source.hub} {source.id}: {error}")
+        except DownloadError as error:
+            raise DownloadError("; ".join([*absent, str(error)])) from error
     raise DownloadError(
         f"No source has {spec.name}{f' at revision {revision!r}' if revision else ''}. {'; '.join(absent)}. "
         "Check the revision, or give path= with a folder of your own."
@@ -112,7 +114,7 @@ def _download(
         raise
     except OSError as error:
         raise DownloadError(
-            f"{spec.name} cannot be written to {folder}: {error}. Free space, or choose another cache_dir."
+            f"{what} cannot be written to {folder}: {error}. Free space, or choose another cache_dir."
         ) from error
     return folder
 
@@ -177,6 +179,7 @@ def _fetch_modelscope(
             "model",
             revision=revision,
             local_dir=folder,
+            cache_dir=folder.parents[3],  # of models/OWNER--NAME/snapshots/REVISION: the client keeps its locks there
             file_list=[{"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in files],
             progress_callbacks=[Progress],
         )

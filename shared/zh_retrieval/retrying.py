@@ -16,8 +16,12 @@ _ATTEMPTS = 4
 _PAUSE = 0.5  # seconds before the second attempt; doubles
 _LONGEST_PAUSE = 30.0
 _FORBIDDEN = {401, 403}
-_DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT}
+_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
 _NOT_THERE = {"NotExistError", "RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"}
+_WRONG_BYTES = {"FileIntegrityError", "FileSizeMismatchError"}  # the client has fetched such a file again by itself
 
 
 class AbsentError(Exception):
@@ -48,15 +52,17 @@ def attempt(what: str, action: Callable[[], ResultT], *, may_be_absent: bool = F
             statuses = {_status(cause) for cause in causes}
             for cause in causes:
                 if isinstance(cause, OSError) and cause.errno in _DISK:
+                    cause.filename = cause.filename or ", ".join(_files(causes)) or None
                     raise cause from error
-            absent = 404 in statuses or bool({type(cause).__name__ for cause in causes} & _NOT_THERE)
+            names = {type(cause).__name__ for cause in causes}
+            absent = 404 in statuses or bool(names & _NOT_THERE)
             if absent and may_be_absent:
                 raise AbsentError("it does not exist there") from error
-            final = absent or bool(statuses & _FORBIDDEN)
+            final = absent or bool(statuses & _FORBIDDEN) or bool(names & _WRONG_BYTES)
             if final or number == _ATTEMPTS:
-                remedy = "Log in with a token that may read it." if statuses & _FORBIDDEN else "Try again: it resumes."
+                tries = "1 try" if number == 1 else f"{number} tries"
                 raise DownloadError(
-                    f"{what} could not be fetched after {number} tries: {_short(causes)}. {remedy}"
+                    f"{what} could not be fetched after {tries}: {_short(causes)}. {_remedy(statuses, names)}"
                 ) from error
             time.sleep(min(max(pause, _retry_after(causes)), _LONGEST_PAUSE))
             pause *= 2
@@ -87,7 +93,21 @@ def _retry_after(causes: list[BaseException]) -> float:
     return max((float(value) for value in values if isinstance(value, (int, float))), default=0.0)
 
 
+def _remedy(statuses: set[int | None], names: set[str]) -> str:
+    if statuses & _FORBIDDEN:
+        return "Log in with a token that may read it."
+    if names & _WRONG_BYTES:
+        return "The hub does not send what it lists: try again later, or another revision."
+    return "Try again: it resumes."
+
+
+def _files(causes: list[BaseException]) -> list[str]:
+    return sorted({file for cause in causes for file in getattr(cause, "failed_files", None) or {}})
+
+
 def _short(causes: list[BaseException]) -> str:
-    """Return the deepest cause in one line, without the queries of signed addresses."""
+    """Return the files that failed and the deepest cause in one line, without the queries of signed addresses."""
+    files = _files(causes)
     text = str(causes[-1]).strip() or "no detail"
-    return f"{type(causes[-1]).__name__}: {re.sub(r'[?][^ ]+', '', text.splitlines()[0])[:200]}"
+    cause = f"{type(causes[-1]).__name__}: {re.sub(r'[?][^ ]+', '', text.splitlines()[0])[:200]}"
+    return f"{', '.join(files)}: {cause}" if files else cause

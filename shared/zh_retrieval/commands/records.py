@@ -8,13 +8,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from zh_retrieval.errors import InputError
 from zh_retrieval.tokenization import check_text
 
-_PASSAGE = 400  # characters after which a passage ends at the next sentence
+_LONGEST = 400  # characters after which a passage ends at the next sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,47 +49,46 @@ class Reader:
         """
         for path in paths:
             if path == "-":
-                yield from self._lines(io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", errors="strict"), "stdin", None)
+                yield from self._lines(_standard_input(), "stdin", None)
                 continue
             file = Path(path)
             if not file.is_file():
                 raise InputError(f"{path} is not a file. Give .jsonl, .txt or .md files, or - for standard input.")
             if file.suffix.lower() == ".md":
-                for number, (title, text) in enumerate(passages(file.read_text(encoding="utf-8-sig")), 1):
-                    joined = f"{title}\n{text}" if title else text
-                    fields = {"id": f"{file.name}:{number}", "title": title, "text": text}
-                    yield Record(fields, joined, f"passage {number} of {path}")
+                content = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+                for number, (title, text) in enumerate(passages(content), 1):
+                    yield from self.attempt(partial(_passage, file.name, number, title, text, path))
             else:
-                with file.open(encoding="utf-8-sig") as stream:
+                with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
                     yield from self._lines(stream, path, file.suffix.lower() in (".jsonl", ".json", ".ndjson"))
 
+    def attempt(self, make: Callable[[], Record]) -> Iterator[Record]:
+        """Yield what `make` returns; if it raises InputError and bad lines are skipped, count it and say so."""
+        try:
+            record = make()
+        except InputError as error:
+            if not self.skip:
+                raise
+            self.skipped += 1
+            print(f"zh-retrieval: skipped {error}", file=sys.stderr)
+        else:
+            yield record
+
     def _lines(self, stream: Any, name: str, as_json: bool | None) -> Iterator[Record]:
-        number = 0
-        while True:
-            number += 1
-            where = f"line {number} of {name}"
-            try:
-                line = stream.readline()
-                if not line:
-                    return
-                if not line.strip():
-                    continue
+        for number, line in enumerate(stream, 1):
+            if line.strip():
                 as_json = line.lstrip().startswith("{") if as_json is None else as_json
-                yield self._record(line.rstrip("\r\n"), where, bool(as_json), f"{name}:{number}")
-            except (InputError, UnicodeDecodeError) as error:
-                if isinstance(error, UnicodeDecodeError):
-                    raise InputError(f"{name} is not UTF-8 near line {number}: {error}. Convert it.") from error
-                if not self.skip:
-                    raise
-                self.skipped += 1
-                print(f"zh-retrieval: skipped {error}", file=sys.stderr)
+                where = f"line {number} of {name}"
+                make = partial(self._record, line.rstrip("\n"), where, bool(as_json), f"{name}:{number}")
+                yield from self.attempt(make)
 
     def _record(self, line: str, where: str, as_json: bool, name: str) -> Record:
+        check_utf8(line, where)
         if not as_json:
             return Record({"id": name, "text": line}, line, where)
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not valid JSON ({error}). Mend it, or use --on-error skip.") from None
         if not isinstance(fields, dict):
             raise InputError(f"{where}: expected a JSON object, found {type(fields).__name__}.")
@@ -96,6 +96,38 @@ class Reader:
             return Record(fields, self.parse(fields), where)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+
+
+def _standard_input() -> TextIO:
+    return io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", errors="surrogateescape")
+
+
+def _passage(file: str, number: int, title: str, text: str, path: str) -> Record:
+    joined = f"{title}\n{text}" if title else text
+    check_utf8(joined, f"passage {number} of {path}")
+    return Record({"id": f"{file}:{number}", "title": title, "text": text}, joined, f"passage {number} of {path}")
+
+
+def check_utf8(text: str, where: str) -> None:
+    """Raise InputError if `text`, read with errors="surrogateescape", was not valid UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) - 0xDC00
+        raise InputError(
+            f"{where}: byte 0x{byte:02x} at character {error.start} is not UTF-8. Convert the file, or use "
+            "--on-error skip."
+        ) from None
+
+
+def writable(text: str) -> str:
+    """Return text that can be written as UTF-8: a lone surrogate becomes its JSON escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def json_text(value: object) -> str:
+    """Return JSON that can be written as UTF-8; a lone surrogate in it stays the escape that it was."""
+    return writable(json.dumps(value, ensure_ascii=False))
 
 
 def text_parser(text_field: str, title_field: str | None) -> Callable[[dict[str, Any]], str]:
@@ -126,7 +158,7 @@ def passages(markdown: str) -> Iterator[tuple[str, str]]:
             heading, block = title.lstrip("#").strip(), ""
             stripped = stripped.strip()
         for piece in _pieces(stripped):
-            if block and len(block) + len(piece) > _PASSAGE:
+            if block and len(block) + len(piece) > _LONGEST:
                 yield heading, block
                 block = ""
             block = f"{block}\n{piece}" if block else piece
@@ -137,7 +169,7 @@ def passages(markdown: str) -> Iterator[tuple[str, str]]:
 def _pieces(paragraph: str) -> Iterator[str]:
     piece = ""
     for sentence in re.split(r"(?<=[。！？!?；\n])", paragraph):
-        if piece and len(piece) + len(sentence) > _PASSAGE:
+        if piece and len(piece) + len(sentence) > _LONGEST:
             yield piece.strip()
             piece = ""
         piece += sentence

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zh_retrieval.commands.flags import add_load_flags, load_options
-from zh_retrieval.commands.records import Reader, Record, text_parser
+from zh_retrieval.commands.records import Reader, Record, check_utf8, json_text, text_parser
 from zh_retrieval.errors import ConfigError, InputError
 from zh_retrieval.tokenization import check_text
 
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     rank_scores([], arguments.top_n)  # refuses a bad --top-n before anything is loaded
     if bool(arguments.run) == bool(arguments.inputs):
         raise ConfigError("Give either INPUT files or --run with --queries and --corpus.")
-    reader = Reader(_check_query, skip=arguments.on_error == "skip")
-    records = _from_run(arguments) if arguments.run else reader.read(arguments.inputs)
+    reader = Reader(text_parser("text", "title") if arguments.run else _check_query, skip=arguments.on_error == "skip")
+    records = _from_run(arguments, reader) if arguments.run else reader.read(arguments.inputs)
     with zh_retrieval.load_reranker(arguments.model, **load_options(arguments)) as reranker:
         if arguments.output == "-":
             for window in _windows(records):
@@ -73,6 +73,8 @@ def _check_query(fields: dict[str, Any]) -> str:
         raise InputError(f"field 'documents' is {type(documents).__name__}, expected a list.")
     for index, document in enumerate(documents):
         check_text(document.get("text") if isinstance(document, dict) else document, f"documents[{index}]")
+        if isinstance(document, dict) and document.get("title") is not None:
+            check_text(document["title"], f"documents[{index}] title")
     return str(query)
 
 
@@ -100,7 +102,7 @@ def _lines(arguments: argparse.Namespace, reranker: Reranker, window: list[Recor
             ]
         else:
             kept = [_scored(documents[entry.index], entry.index, entry.score) for entry in ranked]
-            lines.append(json.dumps({**record.fields, "documents": kept}, ensure_ascii=False) + "\n")
+            lines.append(json_text({**record.fields, "documents": kept}) + "\n")
     return lines
 
 
@@ -109,32 +111,34 @@ def _scored(document: Any, index: int, score: float) -> dict[str, Any]:
     return {**fields, "index": index, "score": score}
 
 
-def _from_run(arguments: argparse.Namespace) -> Iterator[Record]:
+def _from_run(arguments: argparse.Namespace, reader: Reader) -> Iterator[Record]:
     if not (arguments.queries and arguments.corpus):
         raise ConfigError("--run needs --queries and --corpus, both JSONL.")
-    queries, corpus = (_by_id(path) for path in (arguments.queries, arguments.corpus))
-    candidates: dict[str, list[str]] = {}
-    for number, line in enumerate(Path(arguments.run).read_text(encoding="utf-8").splitlines(), 1):
-        parts = line.split()
-        if not parts:
-            continue
-        if len(parts) != 6:
-            raise InputError(
-                f"line {number} of {arguments.run}: {len(parts)} columns, expected 6 (qid Q0 id rank score tag)."
-            )
-        if parts[0] not in queries or parts[2] not in corpus:
-            raise InputError(
-                f"line {number} of {arguments.run}: {parts[0]!r} or {parts[2]!r} is in neither JSONL file."
-            )
-        candidates.setdefault(parts[0], []).append(parts[2])
-    for name, ids in candidates.items():
-        documents = [{"id": identifier, "text": corpus[identifier]} for identifier in ids]
+    queries, corpus = (
+        {str(record.fields.get("id", record.where)): record.text for record in reader.read([path])}
+        for path in (arguments.queries, arguments.corpus)
+    )
+    if not Path(arguments.run).is_file():
+        raise InputError(f"{arguments.run} is not a file. Give a TREC run.")
+    candidates: dict[str, list[dict[str, str]]] = {}
+    with Path(arguments.run).open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+        for number, line in enumerate(stream, 1):
+            where = f"line {number} of {arguments.run}"
+            for found in reader.attempt(partial(_candidate, line, where, queries, corpus)) if line.strip() else ():
+                candidates.setdefault(found.text, []).append(found.fields)
+    for name, documents in candidates.items():
         yield Record({"id": name, "documents": documents}, queries[name], name)
 
 
-def _by_id(path: str) -> dict[str, str]:
-    records = Reader(text_parser("text", "title")).read([path])
-    return {str(record.fields.get("id", record.where)): record.text for record in records}
+def _candidate(line: str, where: str, queries: dict[str, str], corpus: dict[str, str]) -> Record:
+    """Return one line of a run: the document as fields, the id of its query as text."""
+    check_utf8(line, where)
+    parts = line.split()
+    if len(parts) != 6:
+        raise InputError(f"{where}: {len(parts)} columns, expected 6 (qid Q0 id rank score tag).")
+    if parts[0] not in queries or parts[2] not in corpus:
+        raise InputError(f"{where}: {parts[0]!r} or {parts[2]!r} is in neither JSONL file.")
+    return Record({"id": parts[2], "text": corpus[parts[2]]}, parts[0], where)
 
 
 def _stage(arguments: argparse.Namespace, reranker: Reranker, records: Iterator[Record]) -> None:

@@ -31,14 +31,21 @@ class Staging:
         self._folder = output.with_name(output.name + ".partial")
         if not output.absolute().parent.is_dir():
             raise ConfigError(f"{output.absolute().parent} is not a folder. Create it, or choose another --output.")
+        if output.is_dir():
+            raise ConfigError(f"--output {str(output)!r} is a folder. Give the name of a file.")
         if restart:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(exist_ok=True)
-        self._claim(json.dumps(job, ensure_ascii=False, sort_keys=True, default=str))
+        self._claim(json.dumps(job, sort_keys=True, default=str))
 
     def _claim(self, job: str) -> None:
         file = self._folder / "job.json"
-        if not file.exists() or not any(part.name.isdigit() for part in self._folder.iterdir()):
+        parts = [part for part in self._folder.iterdir() if part.name.isdigit()]
+        if not file.exists():  # these are left of a job that was killed while it was cleared away: nobody knows whose
+            for part in parts:
+                part.unlink()
+            parts = []
+        if not parts:
             _atomically(file, lambda path: path.write_text(job, encoding="utf-8"))
         elif file.read_text(encoding="utf-8") != job:
             raise ConfigError(
@@ -57,7 +64,9 @@ class Staging:
     def finish(self, windows: int, join: Callable[[list[Path], Path], None]) -> None:
         """Make the output of all windows, in order, and remove the staging folder."""
         parts = [self._part(window) for window in range(windows)]
-        _atomically(self._output, lambda path: join(parts, path))
+        whole = self._folder / "whole"
+        _atomically(whole, lambda path: join(parts, path))
+        whole.replace(self._output)
         shutil.rmtree(self._folder)
 
     def _part(self, window: int) -> Path:

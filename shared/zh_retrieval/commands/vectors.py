@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zh_retrieval.commands.records import Record
+from zh_retrieval.commands.records import Record, json_text, writable
 from zh_retrieval.commands.staging import concatenate
 from zh_retrieval.errors import ConfigError, MissingExtraError
 
@@ -48,7 +47,8 @@ def format_of(output: str) -> Format:
 def json_line(record: Record, vector: np.ndarray) -> str:
     """Return the record with its vector as one line; nine digits give the float32 back exactly."""
     numbers = ",".join([f"{value:.9g}" for value in vector.tolist()])
-    head = json.dumps({**record.fields, "embedding": 0}, ensure_ascii=False)
+    fields = {name: value for name, value in record.fields.items() if name != "embedding"}
+    head = json_text({**fields, "embedding": 0})
     return f"{head.removesuffix('0}')}[{numbers}]}}"
 
 
@@ -77,7 +77,7 @@ def _table(records: list[Record], vectors: np.ndarray) -> Any:
     width = vectors.shape[1]
     flat = pa.array(vectors.reshape(-1), type=pa.float32())
     columns = {
-        "id": pa.array([str(record.fields.get("id", record.where)) for record in records], type=pa.string()),
+        "id": pa.array([writable(str(record.fields.get("id", record.where))) for record in records], type=pa.string()),
         "text": pa.array([record.text for record in records], type=pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
     }
