@@ -143,7 +143,7 @@ def _source(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> tuple
     if not folder.is_dir():
         raise ConfigError(f"path={str(options.path)!r} is not a folder. Give the folder that holds config.json.")
     weights, spec = conventions.follow(folder, spec)
-    if not (weights / lora.CONFIG).is_file():
+    if not (weights / lora.CONFIG).is_file() or (weights / "config.json").is_file():  # both: load_checkpoint refuses
         return _Source(folder, weights), spec
     return _Source(folder, _base(weights, spec, options, show_progress), adapter=weights), spec
 
@@ -153,8 +153,6 @@ def _base(adapter: Path, spec: ModelSpec, options: LoadOptions, show_progress: b
     name = lora.base_name(adapter)
     local = Path(name).expanduser()
     if (local / "config.json").is_file():
-        if (local / lora.CONFIG).is_file():
-            raise CheckpointError(f"{adapter} was trained on {local}, an adapter too. Merge that one first.")
         return local.resolve()
     if name.lower() in {spec.name, *spec.aliases, *(source.id.lower() for source in spec.sources)}:
         return _fetch(spec, options, show_progress)
