@@ -334,8 +334,9 @@ def at_rest(soak: Soak) -> tuple[float, int]:
     for kind in soak.kinds:
         with kind.open() as handle:
             for method, inputs in kind.inputs.items():
+                rows = list(range(0, len(inputs), 8))
                 try:
-                    kind.check(method, list(range(len(inputs))), getattr(handle, method)(inputs))
+                    kind.check(method, rows, getattr(handle, method)([inputs[row] for row in rows]))
                 except WrongResultError as error:
                     soak.fail("at rest", error)
             scheduler = handle._model.scheduler
@@ -370,7 +371,7 @@ def main() -> int:
     """Run the soak and return 0 if nothing is wrong, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=12, help="rounds of the time, two of them warm-up")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of the time, two of them warm-up")
     parser.add_argument("--workers", type=int, default=4, help="threads beside the two event loops")
     parser.add_argument("--compute-threads", type=int, default=1, help="torch's threads for each forward pass")
     parser.add_argument("--seed", type=int, default=0)

@@ -22,6 +22,7 @@ from zh_retrieval.tokenization import TextTokenizer, build
 from zh_retrieval.vocabulary import load_vocabulary
 from zh_retrieval.weight_files import IGNORED, check_files, find_not_finite, find_tensor, weight_files
 
+_REDIRECTIONS = {"transformers_weights"}  # names another weights file, anywhere
 _QUIET = threading.Lock()
 
 
@@ -91,6 +92,8 @@ def load_checkpoint(folder: Path, spec: ModelSpec, loading: Loading, *, trusted_
         raise CheckpointError(
             f"{folder} has hidden_size {width}, but {spec.name} has {spec.dimension}: wrong snapshot."
         )
+    if (folder / "adapter_config.json").is_file():  # transformers would apply it, but only where peft is installed
+        raise CheckpointError(f"{folder} holds an adapter beside the weights. Merge it, or remove adapter_config.json.")
     tokenizer = build(load_vocabulary(folder), spec, folder)
     files = weight_files(folder)
     attention.register()
@@ -118,7 +121,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is not valid JSON: {error}. Fetch the file again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds {type(config).__name__}, expected a JSON object. Fetch the file again.")
-    return config
+    return {name: value for name, value in config.items() if name not in _REDIRECTIONS}
 
 
 def _kind(config: dict[str, Any]) -> str:
@@ -191,7 +194,16 @@ def load_pretrained(cls: Any, folder: Path, config: Any, **arguments: Any) -> An
     try:
         with quiet():
             model, info = cls.from_pretrained(source, config=config, state_dict=state, **arguments)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+        TypeError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
         check_files(weight_files(folder))  # names the file if one is to blame
         raise CheckpointError(f"The weights in {folder} cannot be loaded: {error}") from error
     check_loaded(info, folder)

@@ -63,9 +63,11 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
             with safe_open(file, framework="pt") as opened:
                 return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         stored = torch.load(file, map_location="meta", weights_only=True)
+        if not isinstance(stored, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in stored.values()):
+            raise CheckpointError(f"{file} is no table of tensors. Fetch the file again.")
         return {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    except (pickle.UnpicklingError, AttributeError) as error:
-        cause = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or "it is no table of tensors"
+    except pickle.UnpicklingError as error:
+        cause = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or "no pickle of torch"
         raise CheckpointError(f"{file} holds more than tensors and was not run: {cause}. Do not use it.") from error
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         cause = str(error).partition("\n")[0] or type(error).__name__
