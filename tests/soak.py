@@ -45,7 +45,7 @@ from tests.contract.demo_corpus import FOLDER
 from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
 
 WARM_UP_ROUNDS = 2
-LONGEST_CALL = 120.0  # seconds after which a call counts as lost
+LONGEST_CALL = 600.0  # seconds after which a call counts as lost; a busy machine is slow, so wide
 GROWTH = 1.05
 BAD_TEXTS = (None, 3, b"x", "\ud800")
 
@@ -172,7 +172,7 @@ class Soak:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.fail(str(context["message"]), context.get("exception")))
         while time.monotonic() < self.until and not self.failures:
-            tasks = [asyncio.create_task(self.one_task(choose)) for _ in range(choose.randint(1, 12))]
+            tasks = [asyncio.create_task(self.one_task(choose)) for _ in range(choose.randint(1, 8))]
             if choose.random() < 0.5:
                 await asyncio.sleep(choose.random() * 0.05)
                 for task in choose.sample(tasks, choose.randint(1, len(tasks))):
@@ -194,7 +194,7 @@ class Soak:
             self.end(key, " (failed)")
             self.fail(action.__name__, error)
 
-    def drawn(self, choose: random.Random, most: int = 40) -> tuple[Kind, str, list[int], list[Any]]:
+    def drawn(self, choose: random.Random, most: int = 16) -> tuple[Kind, str, list[int], list[Any]]:
         kind = choose.choice(self.kinds)
         method = choose.choice(list(kind.inputs))
         rows = [choose.randrange(len(kind.inputs[method])) for _ in range(choose.randint(0, most))]
@@ -224,7 +224,7 @@ def private_handle(soak: Soak, choose: random.Random) -> None:
 
 def close_under_work(soak: Soak, choose: random.Random) -> None:
     """Close a private model while it computes: the call gives the right result or a ClosedError."""
-    kind, method, rows, inputs = soak.drawn(choose, most=200)
+    kind, method, rows, inputs = soak.drawn(choose, most=100)
     handle = kind.open(private=True)
     closer = threading.Timer(choose.random() * 0.2, handle.close)
     closer.start()
