@@ -1,10 +1,11 @@
 # Two commands: `make demo` and `make test`. Both create .venv on first use and start in seconds after that.
 PYTHON ?= python3
 VENV ?= .venv
+MINUTES ?= 20
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format types wheel unit clean
+.PHONY: demo test lint format types wheel unit test-weights soak clean
 
 demo: $(STAMP)
 	$(BIN)/zh-retrieval demo
@@ -25,6 +26,15 @@ unit: $(STAMP)
 # The wheel, installed without extras into an environment of its own: see tests/packaging/check_wheel.py.
 wheel: $(STAMP)
 	$(BIN)/python tests/packaging/check_wheel.py
+
+# The published checkpoints against their published values. Tests those that `zh-retrieval download MODEL` (or a hub's
+# own client) left in a cache of this machine; ZH_RETRIEVAL_TEST_DOWNLOAD=1 downloads the others, 0.2 to 15 GB each.
+test-weights: $(STAMP)
+	$(BIN)/pytest -m weights
+
+# Everything at once for 20 minutes (or MINUTES=2): wrong results, lost calls, leaked memory and threads. Linux only.
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
