@@ -1,11 +1,12 @@
 # Two commands: `make demo` and `make test`. Both create .venv on first use and start in seconds after that.
 PYTHON ?= python3
 VENV ?= .venv
+MINUTES ?= 20
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: demo test lint format types wheel unit mutants durability test-oldest test-versions clean
+.PHONY: demo test lint format types wheel unit mutants durability soak test-weights test-oldest test-versions clean
 
 demo: $(STAMP)
 	$(BIN)/zh-retrieval demo
@@ -47,6 +48,15 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt tests/oldest.txt
 	$(OLDEST)/bin/pip install --quiet -c constraints.txt torch
 	$(OLDEST)/bin/pip install --quiet -c constraints.txt -c tests/oldest.txt -e ".[all]" --group tests
 	touch $@
+
+# The published checkpoints against their published values. Tests those that `zh-retrieval download MODEL` (or a hub's
+# own client) left in a cache of this machine; ZH_RETRIEVAL_TEST_DOWNLOAD=1 downloads the others, 0.2 to 15 GB each.
+test-weights: $(STAMP)
+	$(BIN)/pytest -m weights
+
+# Everything at once for 20 minutes (or MINUTES=2): wrong results, lost calls, leaked memory and threads. Linux only.
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from zh_retrieval import attention, lora
@@ -19,14 +21,9 @@ from zh_retrieval.models import qwen
 from zh_retrieval.specs import ModelSpec
 from zh_retrieval.tokenization import TextTokenizer, build
 from zh_retrieval.vocabulary import load_vocabulary
+from zh_retrieval.weight_files import IGNORED, check_files, find_not_finite, find_tensor, weight_files
 
-_IGNORED = (
-    "pooler.",
-    "cls.",
-    "position_ids",
-    "rotary_emb.inv_freq",
-    "attn.masked_bias",
-)  # published checkpoints carry these; no recipe reads them
+_REDIRECTIONS = {"transformers_weights"}  # names another weights file, anywhere
 _QUIET = threading.Lock()
 
 
@@ -99,7 +96,10 @@ def load_checkpoint(
         raise CheckpointError(
             f"{folder} has hidden_size {width}, but {spec.name} has {spec.dimension}: wrong snapshot."
         )
+    if (folder / lora.CONFIG).is_file():  # transformers would apply it, but only where peft is installed
+        raise CheckpointError(f"{folder} holds an adapter beside the weights. Merge it, or remove adapter_config.json.")
     tokenizer = build(load_vocabulary(folder), spec, folder)
+    files = weight_files(folder)
     attention.register()
     checkpoint = _LOADERS[spec.architecture](folder, config, loading, tokenizer)
     if adapter is not None:
@@ -107,7 +107,7 @@ def load_checkpoint(
     _check_vocabulary(checkpoint, folder)
     for module in (checkpoint.body, checkpoint.head):
         if module is not None:
-            _check_finite(module, folder)
+            _check_finite(module, files)
             module.eval().requires_grad_(False)
     return checkpoint
 
@@ -127,7 +127,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is not valid JSON: {error}. Fetch the file again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds {type(config).__name__}, expected a JSON object. Fetch the file again.")
-    return config
+    return {name: value for name, value in config.items() if name not in _REDIRECTIONS}
 
 
 def _kind(config: dict[str, Any]) -> str:
@@ -157,12 +157,19 @@ def _check_vocabulary(checkpoint: Checkpoint, folder: Path) -> None:
         )
 
 
-def _check_finite(module: nn.Module, folder: Path) -> None:
+def _check_finite(module: nn.Module, files: list[Path]) -> None:
     for name, parameter in module.named_parameters():
         if parameter.is_meta or not parameter.is_floating_point():
             continue
         if not bool(torch.isfinite(parameter.detach().sum(dtype=torch.float32))):
-            raise CheckpointError(f"{folder}: tensor {name!r} holds NaN or Inf. Fetch the weights again.")
+            found = find_not_finite(files)
+            if found is None:
+                raise CheckpointError(
+                    f"{files[0].parent}: {name!r} leaves the range of {parameter.dtype}. Use another."
+                )
+            raise CheckpointError(
+                f"{files[0].parent / found[0]}: tensor {found[1]!r} holds NaN or Inf. Fetch the file again."
+            )
 
 
 @contextmanager
@@ -193,12 +200,18 @@ def load_pretrained(cls: Any, folder: Path, config: Any, **arguments: Any) -> An
     try:
         with quiet():
             model, info = cls.from_pretrained(source, config=config, state_dict=state, **arguments)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+        TypeError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        check_files(weight_files(folder))  # names the file if one is to blame
         raise CheckpointError(f"The weights in {folder} cannot be loaded: {error}") from error
-    except Exception as error:
-        if type(error).__name__ in ("SafetensorError", "UnpicklingError"):
-            raise CheckpointError(f"The weights in {folder} cannot be read: {error}. Fetch them again.") from error
-        raise
     check_loaded(info, folder)
     return model
 
@@ -207,10 +220,15 @@ def check_loaded(info: dict[str, Any], folder: Path) -> None:
     """Raise CheckpointError if transformers' loading report names missing, unexpected or misshapen tensors."""
     problems = {
         "missing": sorted(info["missing_keys"]),
-        "wrong shape": sorted(str(key) for key in info["mismatched_keys"]),
-        "unexpected": sorted(k for k in info["unexpected_keys"] if not any(part in k for part in _IGNORED)),
+        "wrong shape": sorted(name for name, *_ in info["mismatched_keys"]),
+        "unexpected": sorted(k for k in info["unexpected_keys"] if not any(part in k for part in IGNORED)),
     }
-    found = [f"{what}: {', '.join(names[:5])} ({len(names)})" for what, names in problems.items() if names]
+    shapes = {name: f" {tuple(is_)} instead of {tuple(fits)}" for name, is_, fits in info["mismatched_keys"]}
+    found = []
+    for what, names in problems.items():
+        if names:
+            listed = ", ".join(name + shapes.get(name, "") for name in names[:5])
+            found.append(f"{what}: {listed} ({len(names)}) in {find_tensor(weight_files(folder), names[0])}")
     if found or info.get("error_msgs"):
         raise CheckpointError(
             f"The weights in {folder} do not fit the model. {'; '.join([*found, *info.get('error_msgs', [])])}. "

@@ -85,6 +85,8 @@ def _located(
         match = _KEY.match(key)
         if match is None:
             raise CheckpointError(f"{adapter} changes {key!r}, which is no LoRA update. Merge it with its own program.")
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{adapter}: tensor {key!r} holds NaN or Inf. Save the adapter again.")
         names = split(match["layer"]) if split is not None else ()
         names = names or (_suffix(match["layer"], layers),)
         if any(name not in layers for name in names):

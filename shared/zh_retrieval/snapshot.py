@@ -77,17 +77,30 @@ def missing_files(folder: Path) -> tuple[str, ...]:
     return (*lacking, *_missing_weights(folder))
 
 
-def _missing_weights(folder: Path) -> list[str]:
+def weights_of(folder: Path) -> tuple[str | None, list[str] | None]:
+    """Return the shard index (None without one) and the names of the weight files, whether those exist or not.
+
+    The names are [] if the folder has neither weights nor index, None if the index cannot be read.
+    """
     for index, single, _ in _FORMATS:
         if (folder / single).is_file():
-            return []
+            return None, [single]
         if (folder / index).is_file():
             try:
-                shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
-            except (ValueError, KeyError, AttributeError):
-                return [index]
-            return sorted(shard for shard in shards if not (folder / shard).is_file())
-    return ["model.safetensors (or another weights file)"]
+                stored = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+                return index, sorted({str(name) for name in stored})
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return index, None
+    return None, []
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    index, names = weights_of(folder)
+    if names is None:
+        return [str(index)]
+    if not names:
+        return ["model.safetensors (or another weights file)"]
+    return [name for name in names if not (folder / name).is_file()]
 
 
 def size_on_disk(folder: Path) -> int:

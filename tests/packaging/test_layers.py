@@ -14,7 +14,7 @@ CORE = Path(zr.__file__).parent
 LAYERS = [  # a module may import modules of later lines and of its own line
     {"cli", "commands"},
     {"bench"},
-    {"adapting"},
+    {"adapting", "selftest"},
     {"loading"},
     {"encoder", "reranker"},
     {"chunking"},
@@ -22,11 +22,11 @@ LAYERS = [  # a module may import modules of later lines and of its own line
     {"loaded"},
     {"scheduler", "engine", "hub", "checkpoint", "hardware"},
     {"retrying"},
-    {"cache", "vocabulary", "tokenization", "conventions"},
+    {"cache", "vocabulary", "tokenization", "conventions", "weight_files"},
     {"readout", "models", "builtin", "snapshot", "fused", "lora"},
     {"attention", "alibi", "linear"},
     {"batching", "options", "ranking"},
-    {"specs"},
+    {"specs", "published"},
     {"errors"},
 ]
 FOREIGN = {"langchain_core", "langchain_classic", "llama_index", "fastapi", "ray"}

@@ -76,12 +76,12 @@ def test_a_tensor_that_is_not_finite(folder, value):
 def test_truncated_weights(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    refuse(folder, "cannot be")
+    refuse(folder, r"model\.safetensors cannot be read")
 
 
 def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
-    refuse(folder, "cannot be loaded")
+    refuse(folder, "holds no weights")
 
 
 def test_no_config_or_a_broken_one(folder):
@@ -113,7 +113,7 @@ def test_a_pickle_that_holds_more_than_tensors_does_not_run(folder):
 
     (folder / "model.safetensors").unlink()
     torch.save({"embeddings.LayerNorm.bias": Evil()}, folder / "pytorch_model.bin")
-    refuse(folder, "cannot be")
+    refuse(folder, r"pytorch_model\.bin holds more than tensors and was not run: .*SystemExit")
 
 
 def test_weights_in_bin_files_load(folder):

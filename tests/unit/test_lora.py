@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 import zh_retrieval as zr
@@ -84,8 +85,6 @@ def qwen1_adapter(folder, base, rank=4, alpha=16):
             weights |= {f"base_model.model.{full}.lora_A.weight": a, f"base_model.model.{full}.lora_B.weight": b}
             updates[f"{full}.weight"] = b @ a * (alpha / rank)
     folder.mkdir()
-    from safetensors.torch import save_file
-
     save_file(weights, folder / "adapter_model.safetensors")
     LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=["c_attn", "c_proj", "w1"], base_model_name_or_path=str(base)
@@ -94,8 +93,6 @@ def qwen1_adapter(folder, base, rank=4, alpha=16):
 
 
 def test_an_adapter_for_the_original_qwen_1_is_mapped_like_its_weights(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     base, changed = checkpoint(tmp_path / "base"), checkpoint(tmp_path / "changed")
     updates = qwen1_adapter(tmp_path / "lora", base)
     (file,) = changed.glob("*.safetensors")
@@ -147,7 +144,10 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path):
     settings(lora, base_model_name_or_path=None)
     refused("does not say base_model_name_or_path")
     settings(lora, base_model_name_or_path=str(base))
-    (lora / "adapter_model.safetensors").write_bytes(b"{")
+    file = lora / "adapter_model.safetensors"
+    save_file({name: tensor / 0 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    refused("lora_A.weight' holds NaN or Inf")
+    file.write_bytes(b"{")
     refused("cannot be read")
 
     other, mistral = tmp_path / "other", tiny_mistral(tmp_path / "mistral")

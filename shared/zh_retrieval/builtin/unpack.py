@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from zh_retrieval.errors import CheckpointError
+
 FILE = "model.q4.safetensors"
 
 
@@ -19,7 +21,11 @@ def is_packed(folder: Path) -> bool:
 
 
 def state_dict(folder: Path) -> dict[str, torch.Tensor]:
-    """Return every tensor of the folder as float32, by the name transformers gives it."""
+    """Return every tensor of the folder as float32, by the name transformers gives it.
+
+    Raises:
+        CheckpointError: A weight has no scales, or not one for each block.
+    """
     from safetensors.torch import load_file
 
     stored = load_file(folder / FILE)
@@ -27,7 +33,10 @@ def state_dict(folder: Path) -> dict[str, torch.Tensor]:
     for name, packed in stored.items():
         if name.endswith(".q4"):
             weight = name.removesuffix(".q4")
-            state[weight] = _unpack(packed, stored[f"{weight}.scale"])
+            scale = stored.get(f"{weight}.scale")
+            if scale is None or packed.shape != (*scale.shape, 16):
+                raise CheckpointError(f"{folder / FILE}: {weight!r} lacks a scale for each of its blocks.")
+            state[weight] = _unpack(packed, scale)
     return state
 
 

@@ -6,15 +6,17 @@ import argparse
 import importlib.metadata
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zh_retrieval.cache import huggingface_root, locate, modelscope_root
+from zh_retrieval.commands.flags import add_load_flags, load_options
 from zh_retrieval.commands.table import render
 from zh_retrieval.options import LoadOptions, offline
 from zh_retrieval.specs import MODELS
 
-HELP = "show versions, devices, caches, hubs and the state of each model, with advice"
+HELP = "show versions, devices, caches, hubs and the state of each model, with advice; or test one model"
 _PACKAGES = (
     "zh-retrieval", "torch", "transformers", "tokenizers", "safetensors", "modelscope-hub", "huggingface-hub",
     "langchain-core", "llama-index-core", "pyarrow",
@@ -25,17 +27,36 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.add_argument("--verify", action="store_true", help="hash every downloaded file (minutes for large models)")
-    parser.add_argument("--cache-dir", help="folder of snapshots")
+    parser.add_argument(
+        "--selftest",
+        metavar="MODEL",
+        help="load a model and compare it with published values (not with --path) and with itself; downloads nothing",
+    )
+    add_load_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; status 1 if --verify found a broken file."""
+    """Print the report; status 1 if --verify found a broken file or a check of --selftest fails."""
+    if arguments.selftest:
+        return _selftest(arguments)
     report = examine(LoadOptions(cache_dir=arguments.cache_dir).with_environment().cache_dir, verify=arguments.verify)
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False, indent=1))
     else:
         _print(report)
     return 1 if any(model["problems"] for model in report["models"]) else 0
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    from zh_retrieval.selftest import selftest
+
+    checks = selftest(arguments.selftest, **load_options(arguments))
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=1))
+    else:
+        for check in checks:
+            print(f"{'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+    return 0 if all(check.passed for check in checks) else 1
 
 
 def examine(cache_dir: str | Path | None, *, verify: bool = False) -> dict[str, Any]:

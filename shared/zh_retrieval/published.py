@@ -1,0 +1,80 @@
+"""Published reference values of the models, by the name of the entry: what `zh_retrieval.selftest` compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Values that the model's authors, or a reference program on the published weights, gave.
+
+    Attributes:
+        prefix: Ids that a sequence begins with.
+        suffix: Ids that it ends with.
+        ids: Text -> its ids; for embedders the whole sequence of a document, for rerankers the bare tokens.
+        documents: Text -> the first numbers of its normalised vector.
+        queries: The same for queries.
+        scores: (query, document) -> raw score.
+    """
+
+    prefix: Ids = ()
+    suffix: Ids = ()
+    ids: Mapping[str, Ids] = field(default_factory=dict)
+    documents: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    queries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    scores: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+_FRANCE, _CHINA = "What is the capital of France?", "What is the population of China?"
+_PARIS = "Paris is the capital of France."
+_BILLION = "The population of China is over 1.4 billion people."
+
+PUBLISHED: Mapping[str, Published] = {
+    "bge-base-zh-v1.5": Published(prefix=(101,), suffix=(102,)),
+    "bge-large-zh-v1.5": Published(prefix=(101,), suffix=(102,)),
+    # ids of the published tokenizer; the vector is another engine's reference value for the published weights
+    "jina-embeddings-v2-base-zh": Published(
+        prefix=(0,),
+        suffix=(2,),
+        ids={"你好": (0, 49226, 2)},
+        documents={"hello world": (0.0381, 0.0286, -0.0231, 0.0052, -0.0151)},
+    ),
+    "e5-mistral-7b-instruct": Published(prefix=(1,), suffix=(2,)),
+    # tokenization_qwen.py of Qwen-7B
+    "rankinggpt-qwen-7b": Published(
+        ids={
+            "你好，世界！": (108386, 3837, 99489, 6313),
+            "hello  world   three": (14990, 220, 1879, 256, 2326),
+            "12345 67 8.90": (16, 17, 18, 19, 20, 220, 21, 22, 220, 23, 13, 24, 15),
+            "中文English混排123测试": (104811, 22574, 100235, 59956, 16, 17, 18, 81705),
+            "a<|im_start|>user\n你好<|im_end|>": (64, 151644, 872, 198, 108386, 151645),
+            "Document: 文档 Query:": (7524, 25, 53040, 100104, 11361, 25),
+        },
+    ),
+    # FlagEmbedding, float16
+    "bge-reranker-large": Published(
+        prefix=(0,),
+        suffix=(2,),
+        scores={
+            (_FRANCE, _PARIS): 7.984,
+            (_FRANCE, _BILLION): -6.844,
+            (_CHINA, _PARIS): -7.152,
+            (_CHINA, _BILLION): 5.449,
+        },
+    ),
+    # computed once from the files in the package, in float32
+    "e5-small-zh": Published(
+        prefix=(0,),
+        suffix=(2,),
+        ids={"你好": (0, 21260, 12, 6, 28088, 2), "绿茶": (0, 21260, 12, 6, 22364, 6540, 2)},
+        documents={
+            "hello world": (0.0361, 0.0475, -0.0237, -0.0627, 0.0810),
+            "绿茶用八十度的水冲泡。": (0.0661, 0.0068, -0.0439, -0.0660, 0.1183),
+        },
+        queries={"泡绿茶水温多少？": (0.0434, 0.0033, -0.0458, -0.0440, 0.1032)},
+    ),
+}

@@ -1,0 +1,226 @@
+"""Whether a model on this machine computes what it ought to: published values, and agreement with itself.
+
+`zh-retrieval doctor --selftest` and the tests run the same checks. Axes: N texts or pairs, D vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from zh_retrieval.encoder import Encoder
+from zh_retrieval.handle import Handle
+from zh_retrieval.loading import load_encoder, load_reranker
+from zh_retrieval.published import PUBLISHED, Published
+from zh_retrieval.reranker import Reranker
+from zh_retrieval.specs import ModelSpec, get_spec
+from zh_retrieval.weight_files import count_parameters, weight_files
+
+_TOPICS = (  # a question, and the passage that answers it; every model tells these apart
+    ("怎么冲泡绿茶？", "绿茶用八十度左右的水冲泡，时间一到两分钟，水太烫会发苦。"),
+    ("猫一天睡多久？", "成年猫每天要睡十二到十六个小时，幼猫睡得更久。"),
+    ("火车票怎么退？", "退火车票可以在车站窗口或者网上办理，开车前越早退，手续费越低。"),
+    ("What is the capital of France?", "Paris is the capital and the largest city of France."),
+)
+_QUERIES = [query for query, _ in _TOPICS]
+_DOCUMENTS = ["", *(document for _, document in _TOPICS), "".join(document for _, document in _TOPICS) * 2]
+_PAIRS = [(query, document) for query in _QUERIES for document in (*_DOCUMENTS[1:3], _DOCUMENTS[5])]
+_LARGE = 2_000_000_000  # parameters from which a second copy, in another dtype, is not loaded
+_SIZE_TOLERANCE = 0.01  # unread tensors (poolers) of up to 0.6 % are published with some models
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far results of one kind of arithmetic may lie from what they ought to be.
+
+    Attributes:
+        batching: Largest difference between packed and alone, of a vector's numbers or of a score; vectors of rounded
+            arithmetic are compared by `angle` instead.
+        angle: Largest 1 - cosine of two vectors that ought to be equal; None compares the numbers.
+        component: Largest difference to a number of a published vector.
+        score: Largest difference to a published score.
+    """
+
+    batching: float
+    angle: float | None
+    component: float
+    score: float
+
+
+# bfloat16 keeps 8 bits: a logit of 8 has steps of 0.06, and the layers below add some steps more.
+_ROUNDED = Tolerance(batching=0.1, angle=1e-3, component=5e-3, score=0.3)
+_TOLERANCES: Mapping[torch.dtype, Tolerance] = {
+    torch.float32: Tolerance(batching=1e-5, angle=None, component=1e-3, score=0.05),
+    torch.bfloat16: _ROUNDED,
+    torch.float16: _ROUNDED,
+}
+_INT8 = Tolerance(batching=0.5, angle=2e-2, component=2e-2, score=1.0)  # activations are rounded for each batch
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked: what, whether it holds, and the figures."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def selftest(model: str | ModelSpec, *, published: bool | None = None, **options: Any) -> list[Check]:
+    """Load a model as a user would and return every check.
+
+    Nothing is downloaded. Checks with published values run for the recipe's own weights, not for those of `path=`.
+
+    Args:
+        model: As for `load_encoder`.
+        published: Says whether published values apply; None: unless `path` is given.
+        options: Those of `zh_retrieval.options.LoadOptions`.
+
+    Raises:
+        DownloadError: The model is not on this machine; the message says what to run.
+        ZhRetrievalError: Whatever else `load_encoder` or `load_reranker` raises.
+    """
+    spec = get_spec(model)  # type: ignore[arg-type]
+    if published is None:
+        published = options.get("path") is None
+    found, dtype, checks = _first_copy(spec, published, options)
+    if spec.parameters < _LARGE and options.get("quantization") is None:
+        other = "bfloat16" if dtype == torch.float32 else "float32"
+        with _open(spec, options | {"dtype": other}) as handle:
+            low = _TOLERANCES[torch.bfloat16]
+            name = f"{str(dtype).removeprefix('torch.')} agrees with {other}"
+            checks.append(_agreement(name, _results(handle), found, low))
+    return checks
+
+
+def _first_copy(
+    spec: ModelSpec, published: bool, options: Mapping[str, Any]
+) -> tuple[np.ndarray, torch.dtype, list[Check]]:
+    """Return the results of the model as it was asked for, its dtype and its checks; its weights are freed."""
+    with _open(spec, options) as handle:
+        tolerance = _INT8 if options.get("quantization") else _TOLERANCES[handle.dtype]
+        found = _results(handle)
+        checks = [_shape(handle, found, published), _ends(handle), _batching(handle, found, tolerance)]
+        if published:
+            checks += [_size(handle), _sense(handle)]
+            checks += _published(handle, PUBLISHED.get(spec.name, Published()), tolerance)
+        return found, handle.dtype, checks
+
+
+def _open(spec: ModelSpec, options: Mapping[str, Any]) -> Encoder | Reranker:
+    load: Any = load_encoder if spec.task == "embedding" else load_reranker
+    handle: Encoder | Reranker = load(spec, **{**options, "local_files_only": True, "private": True})
+    return handle
+
+
+def _results(handle: Handle) -> np.ndarray:
+    """Return float32 (N, D) of all documents and queries, or (N, 1) of all pairs, computed together."""
+    if isinstance(handle, Encoder):
+        return np.concatenate([handle.encode_documents(_DOCUMENTS), handle.encode_queries(_QUERIES)])
+    assert isinstance(handle, Reranker)
+    return handle.score(_PAIRS)[:, None]
+
+
+def _alone(handle: Handle) -> Iterator[np.ndarray]:
+    if isinstance(handle, Encoder):
+        yield from (handle.encode_documents([text]) for text in _DOCUMENTS)
+        yield from (handle.encode_queries([text]) for text in _QUERIES)
+    elif isinstance(handle, Reranker):
+        yield from (handle.score([pair])[:, None] for pair in _PAIRS)
+
+
+def _shape(handle: Handle, found: np.ndarray, published: bool) -> Check:
+    finite = bool(np.isfinite(found).all())
+    if isinstance(handle, Reranker):
+        highest = 0.0 if handle.spec.scoring == "query-likelihood" else np.inf
+        right = finite and bool((found <= highest).all())
+        return Check("scores are finite", right, f"{len(found)} scores, {found.min():.3f} to {found.max():.3f}")
+    expected = handle.spec.dimension if published else found.shape[1]
+    off = float(np.abs(np.linalg.norm(found, axis=1) - 1).max())
+    right = finite and found.shape[1] == expected and off < 1e-3
+    return Check("vectors are finite and of length 1", right, f"dimension {found.shape[1]}, length off by {off:.1e}")
+
+
+def _sequences(handle: Handle, text: str) -> list[int]:
+    if isinstance(handle, Encoder):
+        return list(handle._documents([text]).prepare(0, 1)[0].ids)
+    assert isinstance(handle, Reranker)
+    return list(handle._work([("好", text)]).prepare(0, 1)[0].ids)
+
+
+def _ends(handle: Handle) -> Check:
+    """Check that long input is cut inside, and keeps its special tokens."""
+    tokenizer = handle._model.tokenizer
+    ids = _sequences(handle, "天气很好。" * handle.max_length)
+    most = handle.max_length - (1 if handle.spec.scoring == "query-likelihood" else 0)  # its last token is not read
+    right = len(ids) <= most and _framed(ids, tokenizer.prefix, tokenizer.suffix)
+    return Check("long text keeps its special tokens", right, f"{len(ids)} of {handle.max_length} tokens")
+
+
+def _framed(ids: list[int], prefix: tuple[int, ...], suffix: tuple[int, ...]) -> bool:
+    return tuple(ids[: len(prefix)]) == prefix and tuple(ids[len(ids) - len(suffix) :]) == suffix
+
+
+def _batching(handle: Handle, found: np.ndarray, tolerance: Tolerance) -> Check:
+    return _agreement("packed agrees with alone", np.concatenate(list(_alone(handle))), found, tolerance)
+
+
+def _agreement(name: str, expected: np.ndarray, found: np.ndarray, tolerance: Tolerance) -> Check:
+    if expected.shape != found.shape:
+        return Check(name, False, f"shape {found.shape}, expected {expected.shape}")
+    if tolerance.angle is not None and found.shape[1] > 1:
+        off = float((1 - (expected * found).sum(axis=1)).max())
+        return Check(name, off <= tolerance.angle, f"1 - cosine at most {off:.1e}, allowed {tolerance.angle:.0e}")
+    off = float(np.abs(expected - found).max())
+    return Check(name, off <= tolerance.batching, f"off by at most {off:.1e}, allowed {tolerance.batching:.0e}")
+
+
+def _size(handle: Handle) -> Check:
+    files = weight_files(handle.folder)
+    count, expected = count_parameters(files), handle.spec.parameters
+    size = sum(file.stat().st_size for file in files) / 1e6
+    right = abs(count / expected - 1) <= _SIZE_TOLERANCE
+    return Check(
+        "weights are as many as published", right, f"{count}, expected {expected}; {len(files)} files, {size:.0f} MB"
+    )
+
+
+def _sense(handle: Handle) -> Check:
+    """Check that each question finds its own passage."""
+    answers = [document for _, document in _TOPICS]
+    if isinstance(handle, Encoder):
+        scores = handle.encode_queries(_QUERIES) @ handle.encode_documents(answers).T
+    else:
+        assert isinstance(handle, Reranker)
+        scores = handle.score([(query, answer) for query in _QUERIES for answer in answers]).reshape(4, 4)
+    hits = int((scores.argmax(axis=1) == np.arange(len(answers))).sum())
+    return Check("questions find their answers", hits == len(answers), f"{hits} of {len(answers)}")
+
+
+def _published(handle: Handle, known: Published, tolerance: Tolerance) -> Iterator[Check]:
+    if known.prefix or known.suffix:
+        ids = _sequences(handle, "你好")
+        detail = f"{ids[:1]} ... {ids[-1:]}, expected {list(known.prefix)} ... {list(known.suffix)}"
+        yield Check("published special tokens", _framed(ids, known.prefix, known.suffix), detail)
+    for text, expected in known.ids.items():
+        reads = _sequences(handle, text) if isinstance(handle, Encoder) else handle._model.tokenizer.ids([text])[0]
+        yield Check(f"published ids of {text!r}", tuple(reads) == expected, f"{reads}, expected {list(expected)}")
+    if isinstance(handle, Encoder):
+        for texts, encode in ((known.documents, handle.encode_documents), (known.queries, handle.encode_queries)):
+            for text, numbers in texts.items():
+                yield _numbers(f"published vector of {text!r}", encode([text])[0], numbers, tolerance.component)
+    elif isinstance(handle, Reranker) and known.scores:
+        found = handle.score(list(known.scores))
+        for (query, document), score, value in zip(known.scores, known.scores.values(), found, strict=True):
+            name = f"published score of {query!r}, {document!r}"
+            yield _numbers(name, np.array([value]), (score,), tolerance.score)
+
+
+def _numbers(name: str, found: np.ndarray, expected: tuple[float, ...], allowed: float) -> Check:
+    shown = ", ".join(f"{value:.4f}" for value in found[: len(expected)])
+    off = float(np.abs(found[: len(expected)] - np.array(expected)).max())
+    return Check(name, off <= allowed, f"{shown}; off by {off:.1e}, allowed {allowed:.0e}")
