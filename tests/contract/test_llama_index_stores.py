@@ -86,10 +86,12 @@ def ids(index, question, k, filters=None):
     return [scored.node.node_id for scored in found]
 
 
-@pytest.fixture(params=KINDS)
-def folder(request, tmp_path):
-    KINDS[request.param](tmp_path / request.param).fill()
-    return tmp_path / request.param
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request, tmp_path_factory):
+    """Return a folder that no test changes; its name is the kind of store."""
+    made = tmp_path_factory.mktemp("stores") / request.param
+    KINDS[request.param](made).fill()
+    return made
 
 
 def reopened(folder):
@@ -132,7 +134,10 @@ def test_metadata_filters_combine(folder, encoder):
         assert ids(index, question, 6, filters) == kept[:6]
 
 
-def test_a_node_added_after_a_restart_is_found_after_the_next(folder):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_node_added_after_a_restart_is_found_after_the_next(kind, tmp_path):
+    folder = tmp_path / kind
+    KINDS[kind](folder).fill()
     reopened(folder).insert(TextNode(id_="new", text="滑雪板要在雪季结束后打蜡保养。", metadata={"topic": "topic1"}))
     index = reopened(folder).open()
     assert ids(index, "滑雪板怎么保养？", 1) == ["new"]
