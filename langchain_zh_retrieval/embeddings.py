@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import Encoder, load_encoder
-from zh_retrieval.adapting import Lazy, LoadFields, lazy
+from zh_retrieval.adapting import Lazy, LoadFields, as_lists, lazy
 
 
 class ModelScopeEmbeddings(LoadFields, Embeddings):
@@ -54,8 +54,7 @@ class ModelScopeEmbeddings(LoadFields, Embeddings):
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return what `embed_documents` returns; the event loop goes on meanwhile."""
         encoder = await self._encoder.aget(self._open)
-        vectors: list[list[float]] = (await encoder.aencode_documents(texts, show_progress=self.show_progress)).tolist()
-        return vectors
+        return await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return what `embed_query` returns; concurrent calls share forward passes."""

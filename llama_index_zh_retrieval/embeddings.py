@@ -9,7 +9,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import ConfigError, Encoder, load_encoder
-from zh_retrieval.adapting import Lazy, LoadFields, lazy
+from zh_retrieval.adapting import Lazy, LoadFields, as_lists, lazy
 
 
 class ModelScopeEmbedding(LoadFields, BaseEmbedding):
@@ -78,8 +78,7 @@ class ModelScopeEmbedding(LoadFields, BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         encoder = await self._encoder.aget(self._open)
-        vectors: list[list[float]] = (await encoder.aencode_documents(texts, show_progress=self.show_progress)).tolist()
-        return vectors
+        return await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))
 
     def chunk_vectors(self, document: str, spans: Sequence[tuple[int, int]]) -> list[list[float]]:
         """Return one vector for each span of characters, from one pass over the document (late chunking)."""

@@ -51,6 +51,7 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
                 kept.extend(self._chosen(nodes, normalize_scores(scores, self._normalize())))
         return kept
 
+    @_dispatcher.span  # LlamaIndex puts a span around the sync method only
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:

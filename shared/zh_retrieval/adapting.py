@@ -12,12 +12,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, Field, PrivateAttr
+from typing_extensions import Self
 
 from zh_retrieval.errors import InputError
 from zh_retrieval.handle import Handle
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
 from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
+
+_CONVERTED_AT_ONCE = 100_000  # numbers: about 2 ms
 
 HandleT = TypeVar("HandleT", bound=Handle)
 
@@ -48,6 +52,13 @@ class LoadFields(BaseModel):
         """Take the model by position, or as `model` or `model_name`."""
         super().__init__(**({"model": model} if model is not None else {}), **fields)
 
+    def __copy__(self) -> Self:
+        """Return a copy that loads by its own options: `model_copy(update=...)` may change them."""
+        copied = super().__copy__()
+        private = copied.__pydantic_private__ or {}
+        private.update({name: type(value)() for name, value in private.items() if isinstance(value, Lazy)})
+        return copied
+
     @property
     def spec(self) -> ModelSpec:
         """Return the recipe of the model."""
@@ -67,6 +78,15 @@ class LoadFields(BaseModel):
         options = LoadOptions(**self.load_options()).with_environment()
         names = ("revision", "path", "dtype", "quantization", "max_length", "overflow", "quantization_config")
         return {"model": self.spec.name} | {name: getattr(options, name) for name in names}
+
+
+async def as_lists(vectors: np.ndarray) -> list[list[float]]:
+    """Return the rows as lists of Python floats; the event loop goes on meanwhile."""
+    if vectors.size <= _CONVERTED_AT_ONCE:
+        lists: list[list[float]] = vectors.tolist()
+        return lists
+    # row by row: one call for all rows would keep the interpreter's lock, and so stop the loop from a thread too
+    return await asyncio.to_thread(lambda: [row.tolist() for row in vectors])
 
 
 class Lazy(Generic[HandleT]):

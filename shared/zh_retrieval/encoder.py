@@ -54,13 +54,13 @@ class Encoder(Handle):
 
         Concurrent calls share forward passes. Cancelling drops the work that has not started.
         """
-        work = self._queries(texts, instruction)
+        work = await self._aprepare(texts, self._queries, instruction)
         await self._arun(work, self._priority(work), show_progress)
         return work.vectors()
 
     async def aencode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
         """Return what `encode_documents` returns; the event loop goes on meanwhile."""
-        work = self._documents(texts)
+        work = await self._aprepare(texts, self._documents)
         await self._arun(work, "bulk", show_progress)
         return work.vectors()
 

@@ -7,7 +7,7 @@ import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,9 @@ class Work(ABC):
     @abstractmethod
     def characters(self) -> int:
         """Return the length of the whole input in characters, or at least whether it is small."""
+
+
+WorkT = TypeVar("WorkT", bound=Work)
 
 
 class Handle:
@@ -135,6 +138,12 @@ class Handle:
             finally:
                 for _, _, future in flying:
                     future.cancel()
+
+    async def _aprepare(self, inputs: Any, make: Callable[..., WorkT], *arguments: Any) -> WorkT:
+        """Return `make(inputs, *arguments)`, made in a thread if there are many inputs to check."""
+        if not isinstance(inputs, Sequence) or len(inputs) <= _INTERACTIVE:
+            return make(inputs, *arguments)
+        return await asyncio.to_thread(make, inputs, *arguments)
 
     async def _arun(self, work: Work, priority: Priority, show_progress: bool) -> None:
         flying: deque[tuple[int, int, Future[np.ndarray]]] = deque()

@@ -36,7 +36,7 @@ class Reranker(Handle):
 
     async def ascore(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
         """Return what `score` returns; the event loop goes on meanwhile."""
-        work = self._work(pairs)
+        work = await self._aprepare(pairs, self._work)
         await self._arun(work, self._priority(work), show_progress)
         return work.scores()
 

@@ -1,6 +1,7 @@
 """The demo corpus as tests of stores need it: passages with a topic, questions, and the ranking by brute force."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,15 @@ def questions(count=8):
     return [json.loads(line)["text"] for line in lines]
 
 
+@cache
+def passage_vectors(encoder):
+    """Return float32 (N, D), the vectors of `passages()`."""
+    return encoder.encode_documents([text for _, text, _ in passages()])
+
+
 def brute_force(encoder, question, k, topic=None):
     """Return the ids of the k best passages, best first."""
-    kept = [entry for entry in passages() if topic in (None, entry[2])]
-    scores = encoder.encode_documents([text for _, text, _ in kept]) @ encoder.encode_queries([question])[0]
-    return [kept[i][0] for i in np.argsort(-scores, kind="stable")[:k]]
+    scores = passage_vectors(encoder) @ encoder.encode_queries([question])[0]
+    entries = passages()
+    order = [entries[i] for i in np.argsort(-scores, kind="stable")]
+    return [name for name, _, found in order if topic in (None, found)][:k]

@@ -1,0 +1,95 @@
+"""Copies, pickles and dictionaries of the adapters: settings travel, weights do not; a copy has its own model."""
+
+import copy
+import json
+import pickle
+
+import pytest
+
+import langchain_zh_retrieval as lc
+import llama_index_zh_retrieval as li
+from tests.contract.demo_corpus import OPTIONS
+from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
+
+PAIRS = [("怎么泡茶？", "绿茶要用八十度的水冲泡"), ("怎么泡茶？", "猫喜欢睡觉")]
+KINDS = {f"{package.__name__.split('_')[0]}-{name}": (package, name) for package, name in [
+    (lc, "ModelScopeEmbeddings"), (lc, "BGEReranker"), (lc, "RankingGPTReranker"),
+    (li, "ModelScopeEmbedding"), (li, "BGEReranker"), (li, "RankingGPTReranker"),
+]}  # fmt: skip
+LLAMA = [kind for kind in KINDS if kind.startswith("llama")]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {
+        "BGEReranker": tiny_xlmr_reranker(tmp_path_factory.mktemp("bge")),
+        "RankingGPTReranker": tiny_causal_lm(tmp_path_factory.mktemp("gpt")),
+    }
+
+
+@pytest.fixture
+def adapter(request, folders):
+    package, name = KINDS[request.param]
+    options = {"path": folders[name], "device": "cpu", "dtype": "float32", "top_n": 2} if name in folders else OPTIONS
+    made = vars(package)[name](**options)
+    yield made
+    made.unload()
+
+
+def results(made):
+    core = made._load()
+    return core.score(PAIRS).tolist() if hasattr(core, "score") else core.encode_queries(["茶"]).tolist()
+
+
+def handle(made):
+    return (made.__pydantic_private__.get("_encoder") or made.__pydantic_private__["_reranker"])._handle
+
+
+WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda made: pickle.loads(pickle.dumps(made))}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+def test_a_copy_has_the_settings_and_loads_for_itself(adapter, way):
+    before = results(adapter)
+    made = WAYS[way](adapter)
+    assert handle(made) is None
+    assert made.model_dump() == adapter.model_dump()
+    assert made.load_options() == adapter.load_options()
+    assert results(made) == before
+    made.unload()
+    assert handle(adapter) is not None
+    assert results(adapter) == before
+
+
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+def test_a_pickle_is_small(adapter):
+    results(adapter)
+    assert len(pickle.dumps(adapter)) < 4000
+
+
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+def test_a_changed_copy_computes_by_its_own_options(adapter):
+    results(adapter)
+    made = adapter.model_copy(update={"max_length": 100})
+    made._load()
+    assert handle(made).max_length == 100
+    assert handle(adapter).max_length == 512
+    made.unload()
+
+
+@pytest.mark.parametrize("adapter", LLAMA, indirect=True)
+def test_dictionaries_and_json_make_an_equal_adapter(adapter):
+    for stored in (adapter.to_dict(), json.loads(adapter.model_dump_json())):
+        assert stored["class_name"] == type(adapter).__name__
+        made = type(adapter).from_dict(stored)
+        assert {**made.to_dict(), "path": str(made.path)} == {**adapter.to_dict(), "path": str(adapter.path)}
+        assert "device" not in stored
+
+
+@pytest.mark.parametrize("adapter", [kind for kind in KINDS if "Reranker" in kind], indirect=True)
+def test_a_dump_of_a_reranker_makes_an_equal_one(adapter):
+    stored = {name: value for name, value in adapter.model_dump().items() if name != "class_name"}
+    made = type(adapter)(**stored, device="cpu")
+    assert results(made) == results(adapter)
+    made.unload()

@@ -1,0 +1,160 @@
+"""The programs in tests/examples run as they are."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.contract.watching import forward_passes
+from tests.tiny_models import tiny_xlmr_reranker
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTES = {
+    "tea": "# 茶\n\n绿茶用八十度的水冲泡。\n\n红茶要用沸水。",
+    "cats": "# 猫\n\n猫一天睡十几个小时。",
+    "trains": "# 火车\n\n火车票在开车前可以退票。",
+}
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def run(name, *arguments):
+    """Run an example as its own program and return the lines that it prints."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
+        capture_output=True, text=True, encoding="utf-8", check=False, timeout=120,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """Return a function that writes the notes with an ending, and the folder."""
+    folder = tmp_path / "notes"
+
+    def write(ending):
+        (folder / "deeper").mkdir(parents=True)
+        for name, text in NOTES.items():
+            (folder / ("deeper" if name == "cats" else "") / f"{name}.{ending}").write_text(text, encoding="utf-8")
+        return folder
+
+    return write
+
+
+def test_examples_are_short_and_need_no_test_machinery():
+    for file in EXAMPLES.glob("*.py"):
+        code = file.read_text(encoding="utf-8")
+        assert "tests" not in code.replace("the tests run", ""), file
+        assert len([line for line in code.splitlines() if line.strip()]) < 60, file
+
+
+def test_markdown_rag_embeds_only_what_is_new(notes, tmp_path, capsys):
+    from tests.examples.markdown_rag import main
+
+    folder, index = notes("md"), tmp_path / "index"
+    main(str(folder), str(index), "泡绿茶水温多少？")
+    first = capsys.readouterr().out.splitlines()
+    assert first[0] == "embedded: 3"
+    assert first[1].startswith("sources: tea.md")
+    assert first[2].startswith("answer: ")
+    assert run("markdown_rag", folder, index, "泡绿茶水温多少？") == ["embedded: 0", *first[1:]]  # a new start
+    (folder / "trains.md").unlink()
+    (folder / "tea.md").write_text("# 茶\n\n乌龙茶用九十五度的水冲泡。", encoding="utf-8")
+    main(str(folder), str(index), "泡绿茶水温多少？")
+    again = capsys.readouterr().out.splitlines()
+    assert again[0] == "embedded: 1"
+    assert sorted(again[1].split()[1:]) == [str(Path("deeper", "cats.md")), "tea.md"]
+
+
+def test_two_stages_rerank_the_candidates(tmp_path):
+    passages = tmp_path / "passages.txt"
+    passages.write_text("\n".join(line for text in NOTES.values() for line in text.split("\n\n")), encoding="utf-8")
+    model = tiny_xlmr_reranker(tmp_path / "reranker")
+    found = [line.split("\t") for line in run("two_stages", passages, "怎么退票？", "--reranker-path", model)]
+    scores = [float(score) for score, _ in found]
+    assert len(found) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_ingestion_computes_only_changed_files(notes, tmp_path, capsys):
+    from tests.examples.ingestion import main
+
+    folder, cache = notes("txt"), tmp_path / "cache"
+    main(str(folder), str(cache), "火车票可以退吗？")
+    first = capsys.readouterr().out.splitlines()
+    assert first[0] == "computed: 6"  # three files are split and embedded
+    assert "trains.txt" in first[1]
+    assert run("ingestion", folder, cache, "火车票可以退吗？") == ["computed: 0", *first[1:]]  # a new start
+    (folder / "tea.txt").write_text("乌龙茶用九十五度的水冲泡。", encoding="utf-8")
+    main(str(folder), str(cache), "乌龙茶水温多少？")
+    again = capsys.readouterr().out.splitlines()
+    assert again[0] == "computed: 2"
+    assert "tea.txt" in again[1]
+
+
+def question(n):
+    return {"question": f"第{n}次问：泡绿茶水温多少？"}
+
+
+def check(answers):
+    for n, answer in enumerate(answers):
+        assert answer.status_code == 200
+        assert answer.json()["question"] == question(n)["question"]
+        assert answer.json()["sources"][0] == "绿茶用八十度的水冲泡。"
+        assert answer.json()["answer"]
+
+
+async def test_concurrent_requests_to_the_fastapi_app_share_forward_passes():
+    from tests.examples import fastapi_app as example
+
+    async with (
+        example.app.router.lifespan_context(example.app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(example.app), base_url="http://test") as client,
+    ):
+        with forward_passes(example.embeddings._load()) as sizes:
+            answers = await asyncio.gather(*(client.post("/ask", json=question(n)) for n in range(24)))
+        refused = await client.post("/ask", json={"query": "?"})
+    check(answers)
+    assert sum(sizes) == 24
+    assert len(sizes) < 12
+    assert refused.status_code == 422
+
+
+def test_a_real_server_answers_concurrent_requests():
+    uvicorn = pytest.importorskip("uvicorn")
+    from tests.examples import fastapi_app as example
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(example.app, log_level="error"))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        check(asyncio.run(ask(f"http://127.0.0.1:{listening.getsockname()[1]}")))
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
+    assert not thread.is_alive()
+
+
+async def ask(address):
+    async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as client:
+        return await asyncio.gather(*(client.post("/ask", json=question(n)) for n in range(12)))

@@ -1,0 +1,52 @@
+"""The same documents, questions and model give the same order through LangChain, LlamaIndex and the core."""
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+from llama_index.core import VectorStoreIndex
+from llama_index.core.schema import NodeWithScore, TextNode
+
+import langchain_zh_retrieval as lc
+import llama_index_zh_retrieval as li
+import zh_retrieval as zr
+from tests.contract.demo_corpus import FOLDER, OPTIONS, passages, questions
+from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Return the id and text of every demo passage."""
+    return {name: text for name, text, _ in passages(None)}
+
+
+def test_embedders_find_the_same_ten_for_every_demo_question(corpus, encoder):
+    names = list(corpus)
+    vectors = encoder.encode_documents(list(corpus.values()))
+    langchain = InMemoryVectorStore(lc.ModelScopeEmbeddings(**OPTIONS))
+    langchain.add_documents([Document(page_content=text, id=name) for name, text in corpus.items()])
+    nodes = [TextNode(id_=name, text=text) for name, text in corpus.items()]
+    llama = VectorStoreIndex(nodes, embed_model=li.ModelScopeEmbedding(**OPTIONS)).as_retriever(similarity_top_k=10)
+    asked = questions(None)
+    assert len(asked) == len((FOLDER / "questions.jsonl").read_text(encoding="utf-8").splitlines()) > 70
+    for question in asked:
+        scores = vectors @ encoder.encode_queries([question])[0]
+        order = [names[place] for place in np.argsort(-scores, kind="stable")[:10]]
+        assert [document.id for document in langchain.similarity_search(question, k=10)] == order, question
+        assert [scored.node.node_id for scored in llama.retrieve(question)] == order, question
+
+
+@pytest.mark.parametrize("name", ["BGEReranker", "RankingGPTReranker"])
+def test_rerankers_give_the_same_order(name, corpus, tmp_path):
+    folder = (tiny_xlmr_reranker if name == "BGEReranker" else tiny_causal_lm)(tmp_path)
+    options = {"path": folder, "device": "cpu", "dtype": "float32"}
+    model = "bge-reranker-large" if name == "BGEReranker" else "rankinggpt-qwen-7b"
+    chosen = dict(list(corpus.items())[:20])
+    with zr.load_reranker(model, **options) as core:
+        langchain, llama = vars(lc)[name](**options), vars(li)[name](**options)
+        for question in questions(10):
+            order = [list(chosen)[entry.index] for entry in core.rank(question, list(chosen.values()))]
+            documents = [Document(page_content=text, id=key) for key, text in chosen.items()]
+            assert [document.id for document in langchain.compress_documents(documents, question)] == order
+            nodes = [NodeWithScore(node=TextNode(id_=key, text=text)) for key, text in chosen.items()]
+            assert [scored.node.node_id for scored in llama.postprocess_nodes(nodes, query_str=question)] == order
