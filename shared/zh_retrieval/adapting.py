@@ -52,6 +52,14 @@ class LoadFields(BaseModel):
         """Take the model by position, or as `model` or `model_name`."""
         super().__init__(**({"model": model} if model is not None else {}), **fields)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field; one that says how to load takes effect at the next call."""
+        super().__setattr__(name, value)
+        if name in LoadFields.model_fields:
+            for held in (self.__pydantic_private__ or {}).values():
+                if isinstance(held, Lazy):
+                    held.drop()
+
     def __copy__(self) -> Self:
         """Return a copy that loads by its own options: `model_copy(update=...)` may change them."""
         copied = super().__copy__()
@@ -97,16 +105,16 @@ class Lazy(Generic[HandleT]):
         self._handle: HandleT | None = None
 
     def get(self, load: Callable[[], HandleT]) -> HandleT:
-        """Return the handle; the first caller loads it, others wait."""
+        """Return the handle; the first caller loads it, others wait. One that `close_all` closed is loaded again."""
         with self._lock:
-            if self._handle is None:
+            if self._handle is None or self._handle.closed:
                 self._handle = load()
             return self._handle
 
     async def aget(self, load: Callable[[], HandleT]) -> HandleT:
         """Return the handle; loading happens in a thread, so that the event loop goes on."""
         handle = self._handle
-        return handle if handle is not None else await asyncio.to_thread(self.get, load)
+        return handle if handle is not None and not handle.closed else await asyncio.to_thread(self.get, load)
 
     def drop(self) -> None:
         """Close the handle; the next `get` loads again."""

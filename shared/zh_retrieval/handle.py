@@ -99,6 +99,11 @@ class Handle:
             made_up = [Tokens([0] * min(length, self.max_length), targets=targets) for length in lengths]
             self._model.scheduler.submit(made_up, "query").result()
 
+    @property
+    def closed(self) -> bool:
+        """Return True after `close()`, and after `close_all()` freed the model."""
+        return not self._release.alive or self._model.scheduler.closed
+
     def close(self) -> None:
         """Give the lease back; closing twice does nothing."""
         self._release()

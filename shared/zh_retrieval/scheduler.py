@@ -105,6 +105,11 @@ class Scheduler:
             self._changed.notify()
         return job.future
 
+    @property
+    def closed(self) -> bool:
+        """Return True if no more work is taken."""
+        return self._closed
+
     def close(self) -> None:
         """Refuse new work, fail what waits with ClosedError, and wait for the batch that runs."""
         with self._lock:

@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -93,3 +95,29 @@ def test_a_dump_of_a_reranker_makes_an_equal_one(adapter):
     made = type(adapter)(**stored, device="cpu")
     assert results(made) == results(adapter)
     made.unload()
+
+
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+def test_an_option_that_is_set_later_takes_effect_at_the_next_call(adapter):
+    results(adapter)
+    adapter.max_length = 12
+    assert adapter._load().max_length == 12
+
+
+FREED = """
+import zh_retrieval as zr
+from langchain_zh_retrieval import ModelScopeEmbeddings
+from llama_index_zh_retrieval import ModelScopeEmbedding
+
+ours = {"embed_query": ModelScopeEmbeddings("e5-small-zh"), "get_query_embedding": ModelScopeEmbedding("e5-small-zh")}
+for ask, made in ours.items():
+    before = getattr(made, ask)("茶")
+    zr.close_all()
+    assert getattr(made, ask)("茶") == before
+print("loaded again")
+"""
+
+
+def test_a_model_that_was_freed_with_all_others_is_loaded_again():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert done.stdout == "loaded again\n"
