@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zh_retrieval.batching import PackedBatch, Tokens, pack
+from zh_retrieval.batching import PackedBatch, Tokens, pack, round_up
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.readout import Readout
 
@@ -70,6 +70,7 @@ class Engine:
         self._readout = readout
         self._position_offset = position_offset
         self._forward = self._forward_packed if packed else self._forward_padded
+        self._rounds = packed and device.type == "cpu"
 
     def run(self, tokens: Sequence[Tokens]) -> np.ndarray:
         """Return float32 (R, width), rows in the order of `tokens`, in as many passes as the memory needs.
@@ -105,8 +106,14 @@ class Engine:
 
     @torch.inference_mode()
     def _launch(self, tokens: Sequence[Tokens]) -> Pending:
+        total = sum(len(item.ids) for item in tokens)
+        fill = round_up(total) - total if self._rounds else 0
+        if fill:
+            tokens = [*tokens, Tokens([0] * fill, targets=(0,))]  # a sequence of its own: no other result sees it
         batch = pack(tokens, self.device, self._position_offset)
         rows = self._readout(self._forward(batch), batch)
+        if fill:
+            rows = rows[:-1]
         if self.device.type != "cuda":
             return Pending(rows.cpu())
         host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
