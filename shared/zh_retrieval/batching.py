@@ -99,10 +99,10 @@ def by_length(lengths: Sequence[int]) -> list[int]:
 
 
 def round_up(total: int) -> int:
-    """Return the size that a CPU batch of `total` tokens is filled up to: one of few, larger by an eighth at most (by 3 below 24).
+    """Return the size that a CPU batch of `total` tokens is filled up to: one of few.
 
-    oneDNN prepares kernels for each size it meets and keeps them, megabytes for each: left as they come, sizes cost
-    memory without end and each new one its preparation.
+    It is larger by an eighth at most, by 3 below 24. oneDNN prepares kernels for each size it meets and keeps them,
+    megabytes for each: left as they come, sizes cost memory up to its limit of 1024 kernels, and time each.
     """
     step = 4
     while step < 64 and total > 16 * step:
