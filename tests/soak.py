@@ -10,9 +10,8 @@ caches, thread pools and heap arenas grow once; the baseline is measured after t
 wrong, a call does not end, an error is of an unexpected type, or if resident memory or native threads end more than
 5 % above the baseline.
 
-oneDNN and torch keep a compiled kernel for each distinct number of tokens, 1024 of each by default: about 0.3 MB each,
-up to some 300 MB for the process and as much again for each running model. They are bounded, but fill for hours, so the
-soak sets both limits to 16; otherwise their filling would hide a leak.
+oneDNN and torch keep a kernel for each size of a batch. The engine has few sizes, but rare ones come late, so the soak
+sets both caches to 16 entries; otherwise their filling would hide a leak.
 """
 
 from __future__ import annotations
