@@ -35,6 +35,7 @@ class Rule:
 LANGCHAIN = "test_langchain_embeddings.py::"
 LLAMA = "test_llama_index_embeddings.py::"
 RERANK = "test_rerankers.py::"
+LOOP = "test_event_loop.py::"
 
 RULES = (
     Rule(
@@ -118,6 +119,29 @@ RULES = (
         "a batch reaches the core at once",
         (LLAMA + "test_the_whole_job_reaches_the_core_at_once",),
         LI_EMBEDDINGS, "default=2048, gt=0", "default=10, gt=0",
+    ),
+    Rule(
+        "LlamaIndex's async batch does not block the event loop",
+        (LOOP + "test_the_event_loop_goes_on[ModelScopeEmbedding-aget_text_embedding_batch]",),
+        LI_EMBEDDINGS, "await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))",
+        "encoder.encode_documents(texts).tolist()",
+    ),
+    Rule(
+        "LlamaIndex's async query does not block the event loop",
+        (LOOP + "test_the_event_loop_goes_on[ModelScopeEmbedding-aget_query_embedding]",),
+        LI_EMBEDDINGS, "(await encoder.aencode_queries([query], instruction=self.query_instruction))[0]",
+        "encoder.encode_queries([query], instruction=self.query_instruction)[0]",
+    ),
+    Rule(
+        "LangChain's async batch does not block the event loop",
+        (LOOP + "test_the_event_loop_goes_on[ModelScopeEmbeddings-aembed_documents]",),
+        LC_EMBEDDINGS, "await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))",
+        "encoder.encode_documents(texts).tolist()",
+    ),
+    Rule(
+        "async compression does not block the event loop",
+        (LOOP + "test_the_event_loop_goes_on[BGEReranker-acompress_documents]",),
+        LC_RERANKERS, "await self.ascore([(query,", "self.score([(query,",
     ),
     Rule(
         "a cache keyed by the bare text is refused where prompts differ",
