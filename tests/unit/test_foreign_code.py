@@ -70,7 +70,7 @@ def poison(folder, marker):
     )
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     edit(folder / "generation_config.json", {"custom_generate": "somebody/elsewhere", "trust_remote_code": True})
-    listing = [{"idx": 0, "name": "0", "path": "", "type": "modeling_foreign.Foreign"}]
+    listing = [{"idx": 0, "name": "0", "path": "", "type": "modeling_foreign.Transformer"}]
     (folder / "modules.json").write_text(json.dumps(listing), encoding="utf-8")
 
 
