@@ -1,8 +1,6 @@
 """`ModelScopeEmbedding` as LlamaIndex uses it."""
 
-import asyncio
 import pickle
-import time
 from dataclasses import fields
 
 import numpy as np
@@ -51,22 +49,6 @@ async def test_async_twins_equal_sync(embedding):
     np.testing.assert_allclose(
         await embedding.aget_text_embedding(TEXTS[0]), embedding.get_text_embedding(TEXTS[0]), atol=1e-6
     )
-
-
-async def test_the_event_loop_goes_on_during_a_batch(embedding):
-    gaps = []
-
-    async def heartbeat():
-        while True:
-            start = time.perf_counter()
-            await asyncio.sleep(0.005)
-            gaps.append(time.perf_counter() - start)
-
-    task = asyncio.create_task(heartbeat())
-    await embedding.aget_text_embedding_batch([f"今天天气很好，我们去公园散步。{n}" * 8 for n in range(60)])
-    task.cancel()
-    assert len(gaps) > 20
-    assert sorted(gaps)[-3] < 0.1
 
 
 def test_the_whole_job_reaches_the_core_at_once(embedding):

@@ -3,10 +3,8 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -111,32 +109,6 @@ def test_bad_lines_are_named_by_number_or_skipped(tmp_path, capsys):
     errors = capsys.readouterr().err
     assert all(f"line {number} of" in errors for number in (2, 3, 4, 5))
     assert "4 lines were skipped" in errors
-
-
-def test_a_killed_embed_resumes_to_the_same_bytes(tmp_path):
-    file = tmp_path / "many.txt"
-    file.write_text("".join(f"第{n}行文字\n" for n in range(4200)), encoding="utf-8")
-    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    options = ["--device", "cpu"]
-    assert command("embed", file, "-o", whole, *options).returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "zh_retrieval.cli", "embed", str(file), "-o", str(killed), *options],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    staging = tmp_path / "killed.jsonl.partial"
-    deadline = time.monotonic() + 60
-    while not (staging / "00000001").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not killed.exists()
-    first = (staging / "00000000").stat().st_mtime_ns
-    (staging / "00000001").unlink()
-    again = command("embed", file, "-o", killed, *options)
-    assert again.returncode == 0, again.stderr
-    assert first  # the first window was finished before the kill and taken over
-    assert killed.read_bytes() == whole.read_bytes()
-    assert not staging.exists()
 
 
 def test_another_jobs_windows_are_not_resumed(corpus, tmp_path, capsys):
