@@ -77,10 +77,11 @@ def test_pickles_hold_settings_only(embedding):
     assert again.get_query_embedding("茶") == embedding.get_query_embedding("茶")
 
 
-def test_payloads_hold_no_secret(embedding, monkeypatch):
+def test_payloads_hold_no_secret(monkeypatch):
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-secret")
-    payload = getattr(embedding, "to_payload", dict)()  # not in the oldest LlamaIndex
-    assert "secret" not in f"{payload}{embedding.to_json()}{embedding!r}"
+    made = ModelScopeEmbedding(**OPTIONS)
+    payload = getattr(made, "to_payload", dict)()  # not in the oldest LlamaIndex
+    assert "secret" not in f"{payload}{made.to_json()}{made!r}"
 
 
 def test_a_cache_by_bare_text_is_refused_where_queries_and_documents_differ():
