@@ -173,7 +173,7 @@ RULES = (
         "every rerank start event has its end, errors included",
         (RERANK + "test_every_rerank_start_event_has_its_end",),
         LI_RERANKERS, "        finally:\n            _dispatcher.event(",
-        "        else:\n            _dispatcher.event(",
+        "        except KeyError:\n            raise\n        else:\n            _dispatcher.event(",
     ),
     Rule(
         "the callback manager gets the reranking event",
