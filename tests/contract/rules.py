@@ -165,9 +165,10 @@ RULES = (
         ADAPTING, "def __reduce__(self)", "def _reduce(self)",
     ),
     Rule(
-        "a pipeline runs in worker processes",
+        "a pipeline runs in worker processes, each of which loads for itself",
         (LLAMA + "test_an_ingestion_pipeline_runs_in_worker_processes",),
-        ADAPTING, "def __reduce__(self)", "def _reduce(self)",
+        ADAPTING, "if self._handle is None or self._handle.closed:",
+        "if __import__('multiprocessing').parent_process() is None:",
     ),
     Rule(
         "every rerank start event has its end, errors included",
