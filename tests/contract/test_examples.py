@@ -97,7 +97,8 @@ def test_ingestion_computes_only_changed_files(notes, tmp_path, capsys):
     first = capsys.readouterr().out.splitlines()
     assert first[0] == "computed: 6"  # three files are split and embedded
     assert "trains.txt" in first[1]
-    assert run("ingestion", folder, cache, "火车票可以退吗？") == ["computed: 0", *first[1:]]  # a new start
+    again = run("ingestion", folder, cache, "火车票可以退吗？")  # a new start
+    assert again[again[0].startswith("Loading") :] == ["computed: 0", *first[1:]]  # old LlamaIndex says what it reads
     (folder / "tea.txt").write_text("乌龙茶用九十五度的水冲泡。", encoding="utf-8")
     main(str(folder), str(cache), "乌龙茶水温多少？")
     again = capsys.readouterr().out.splitlines()
