@@ -21,7 +21,7 @@ from zh_retrieval.handle import Handle
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
 from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
 
-_CONVERTED_AT_ONCE = 100_000  # numbers: about 2 ms
+_CONVERTED_AT_ONCE = 50_000  # numbers: about 1 ms
 
 HandleT = TypeVar("HandleT", bound=Handle)
 
@@ -46,6 +46,7 @@ class LoadFields(BaseModel):
     private: bool = Field(default=False, exclude=True, description="Do not share the weights.")
     device_map: Any = Field(default=None, exclude=True, description="Passed to transformers (large models).")
     quantization_config: Any = Field(default=None, description="Passed to transformers (large models).")
+    compile: bool = Field(default=False, exclude=True, description="Use torch.compile (CUDA).")
     show_progress: bool = Field(default=False, exclude=True, description="Show a bar for downloads and long calls.")
 
     def __init__(self, model: str | None = None, **fields: Any) -> None:
@@ -89,12 +90,16 @@ class LoadFields(BaseModel):
 
 
 async def as_lists(vectors: np.ndarray) -> list[list[float]]:
-    """Return the rows as lists of Python floats; the event loop goes on meanwhile."""
-    if vectors.size <= _CONVERTED_AT_ONCE:
-        lists: list[list[float]] = vectors.tolist()
-        return lists
-    # row by row: one call for all rows would keep the interpreter's lock, and so stop the loop from a thread too
-    return await asyncio.to_thread(lambda: [row.tolist() for row in vectors])
+    """Return the rows as lists of Python floats, made a few at a time so that the event loop goes on meanwhile.
+
+    Not in a thread: that would hold the interpreter's lock, and the loop waits 5 ms whenever it has to ask for it.
+    """
+    step = max(1, _CONVERTED_AT_ONCE // max(1, vectors.shape[1]))
+    lists: list[list[float]] = vectors[:step].tolist()
+    for low in range(step, len(vectors), step):
+        await asyncio.sleep(0)
+        lists += vectors[low : low + step].tolist()
+    return lists
 
 
 class Lazy(Generic[HandleT]):
