@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Layout:
     Attributes:
         lengths: Tokens of each sequence, (B,).
         starts: First token of each sequence, (B,).
-        runs: Neighbours of equal length, grouped.
+        runs: Neighbours of equal length, grouped; () where the lengths are known to the device alone (`graphs`).
         cu_seqlens: int32 (B + 1,) on the model's device: 0, l0, l0 + l1, ..., T.
         longest: The largest length.
     """
@@ -110,26 +111,30 @@ def round_up(total: int) -> int:
     return -(-total // step) * step
 
 
+def group(lengths: Sequence[int]) -> tuple[Run, ...]:
+    """Return the runs of equal length of sequences that lie one after the other."""
+    runs: list[Run] = []
+    start = 0
+    for length in lengths:
+        if runs and runs[-1].length == length:
+            runs[-1] = runs[-1]._replace(size=runs[-1].size + 1)
+        else:
+            runs.append(Run(start, 1, length))
+        start += length
+    return tuple(runs)
+
+
 def pack(tokens: Sequence[Tokens], device: torch.device, position_offset: int = 0) -> PackedBatch:
     """Return the sequences as one row, in the given order.
 
     `position_offset` is the first position id (2 for XLM-R). Copies to CUDA are pinned and do not block.
     """
     lengths = [len(item.ids) for item in tokens]
-    starts: list[int] = []
-    runs: list[Run] = []
-    total = 0
-    for length in lengths:
-        starts.append(total)
-        if runs and runs[-1].length == length:
-            runs[-1] = Run(runs[-1].start, runs[-1].size + 1, length)
-        else:
-            runs.append(Run(total, 1, length))
-        total += length
+    *starts, total = accumulate(lengths, initial=0)
     ids = torch.tensor([token for item in tokens for token in item.ids], dtype=torch.int64)
     positions = torch.cat([torch.arange(length) for length in lengths]) + position_offset
     cu_seqlens = torch.tensor([*starts, total], dtype=torch.int32)
-    layout = Layout(tuple(lengths), tuple(starts), tuple(runs), to_device(cu_seqlens, device), max(lengths))
+    layout = Layout(tuple(lengths), tuple(starts), group(lengths), to_device(cu_seqlens, device), max(lengths))
     return PackedBatch(
         tuple(tokens), to_device(ids, device).unsqueeze(0), to_device(positions, device).unsqueeze(0), layout
     )

@@ -105,6 +105,7 @@ def load_checkpoint(
     if adapter is not None:
         lora.merge(checkpoint.body, adapter, qwen.qwen2_layers if qwen.is_qwen1(config) else None)
     _check_vocabulary(checkpoint, folder)
+    checkpoint.body.config.use_cache = False  # type: ignore[union-attr]  # nothing is generated: keys and values go
     for module in (checkpoint.body, checkpoint.head):
         if module is not None:
             _check_finite(module, files)

@@ -15,6 +15,7 @@ from torch import nn
 
 from zh_retrieval.batching import PackedBatch, Tokens, pack, round_up
 from zh_retrieval.errors import DeviceMemoryError
+from zh_retrieval.graphs import QueryGraphs
 from zh_retrieval.readout import Readout
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Engine:
         max_batch_tokens: int,
         position_offset: int = 0,
         packed: bool = True,
+        graphs: QueryGraphs | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
@@ -70,6 +72,7 @@ class Engine:
         self._readout = readout
         self._position_offset = position_offset
         self._forward = self._forward_packed if packed else self._forward_padded
+        self._graphs = graphs
         self._rounds = packed and device.type == "cpu"
 
     def run(self, tokens: Sequence[Tokens]) -> np.ndarray:
@@ -111,7 +114,8 @@ class Engine:
         if fill:
             tokens = [*tokens, Tokens([0] * fill, targets=(0,))]  # a sequence of its own: no other result sees it
         batch = pack(tokens, self.device, self._position_offset)
-        rows = self._readout(self._forward(batch), batch)
+        hidden = self._graphs.hidden(batch) if self._graphs else None
+        rows = self._readout(self._forward(batch) if hidden is None else hidden, batch)
         if fill:
             rows = rows[:-1]
         if self.device.type != "cuda":

@@ -6,6 +6,7 @@ import torch
 
 from zh_retrieval.errors import ConfigError
 
+_CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -65,6 +66,19 @@ def cpu_features() -> dict[str, bool]:
     return {name: bool(getattr(torch.cpu, probe, bool)()) for name, probe in probes.items()}
 
 
-def default_batch_tokens(device: torch.device) -> int:
-    """Return the token budget of a forward pass: what the caches of a CPU hold, what fills a GPU."""
-    return 32_768 if device.type == "cuda" else 2_048
+def default_batch_tokens(device: torch.device, token_bytes: int) -> int:
+    """Return the token budget of a forward pass: what the caches of a CPU hold; what fills a GPU and fits into it.
+
+    Args:
+        device: Where the weights already are.
+        token_bytes: Bytes that a token's activations take in one layer.
+    """
+    if device.type != "cuda":
+        return _CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    return fitting_tokens(free, token_bytes)
+
+
+def fitting_tokens(free_bytes: int, token_bytes: int) -> int:
+    """Return how many tokens half of the free memory holds, at least what a CPU takes, at most what fills a GPU."""
+    return max(_CPU_TOKENS, min(_GPU_TOKENS, free_bytes // 2 // token_bytes))

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from zh_retrieval import conventions, lora, readout
 from zh_retrieval.checkpoint import Checkpoint, Loading, load_checkpoint
+from zh_retrieval.compiled import Compiled
 from zh_retrieval.encoder import Encoder
 from zh_retrieval.engine import Engine
 from zh_retrieval.errors import CheckpointError, ConfigError
 from zh_retrieval.fused import fuse_gelu, join_projections, widen_residuals
+from zh_retrieval.graphs import QueryGraphs
 from zh_retrieval.hardware import default_batch_tokens, resolve_device, resolve_dtype
 from zh_retrieval.hub import fetch
 from zh_retrieval.linear import prepack, quantize_int8
@@ -47,6 +50,7 @@ def load_encoder(
     private: bool = False,
     device_map: Any = None,
     quantization_config: Any = None,
+    compile: bool = False,
     show_progress: bool = False,
 ) -> Encoder:
     """Return a handle on an embedding model, loading it if no equal one is loaded.
@@ -62,7 +66,7 @@ def load_encoder(
     """
     options = LoadOptions(
         path, device, dtype, quantization, max_length, revision, cache_dir, local_files_only, overflow,
-        max_batch_tokens, private, device_map, quantization_config,
+        max_batch_tokens, private, device_map, quantization_config, compile,
     )  # fmt: skip
     return Encoder(*_acquire(model, "embedding", options, show_progress))
 
@@ -83,6 +87,7 @@ def load_reranker(
     private: bool = False,
     device_map: Any = None,
     quantization_config: Any = None,
+    compile: bool = False,
     show_progress: bool = False,
 ) -> Reranker:
     """Return a handle on a reranking model, loading it if no equal one is loaded.
@@ -91,7 +96,7 @@ def load_reranker(
     """
     options = LoadOptions(
         path, device, dtype, quantization, max_length, revision, cache_dir, local_files_only, overflow,
-        max_batch_tokens, private, device_map, quantization_config,
+        max_batch_tokens, private, device_map, quantization_config, compile,
     )  # fmt: skip
     return Reranker(*_acquire(model, "reranking", options, show_progress))
 
@@ -115,6 +120,10 @@ def _acquire(
     device = resolve_device(options.device)
     if options.quantization == "int8" and device.type != "cpu":
         raise ConfigError(f"quantization='int8' runs on the CPU, not on {device}. Leave it out, or device='cpu'.")
+    if options.compile and device.type != "cuda":
+        raise ConfigError(
+            f"compile=True is for CUDA; on {device} weights are laid out beforehand instead. Leave it out."
+        )
     source, spec = _source(spec, options, show_progress)
     model = _lease(spec, options, source, device)
     try:
@@ -177,6 +186,7 @@ def _lease(spec: ModelSpec, options: LoadOptions, source: _Source, device: torch
     key = (
         spec.name, str(source.folder), options.revision, str(device), dtype, options.quantization,
         options.max_batch_tokens, repr(options.device_map), repr(options.quantization_config),
+        options.compile,
     )  # fmt: skip
     if options.private:
         return _load_apart(spec, options, source, device, dtype)
@@ -227,15 +237,15 @@ def _load(
     loading = Loading(dtype, options.device_map, options.quantization_config)
     own = options.path is not None
     checkpoint = load_checkpoint(source.weights, spec, loading, trusted_sizes=own, adapter=source.adapter)
-    engine = _engine(spec, checkpoint, options, device, dtype)
     limit = min(checkpoint.length_limit, spec.length_limit)
+    engine = _engine(spec, checkpoint, options, device, dtype, limit)
     model = LoadedModel(source.folder, engine, Scheduler(engine), checkpoint.tokenizer, limit, _forget)
     model.lease()
     return model
 
 
 def _engine(
-    spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device, dtype: torch.dtype
+    spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device, dtype: torch.dtype, limit: int
 ) -> Engine:
     if options.device_map is None:
         _place(spec, checkpoint, options, device)
@@ -247,16 +257,26 @@ def _engine(
         read, width = readout.pooled(spec.pooling), checkpoint.width
     else:
         raise ConfigError(f"The entry of {spec.name} says neither pooling nor scoring.")
+    alone = device.type == "cuda" and checkpoint.packed and options.device_map is None
     return Engine(
-        checkpoint.body,
+        Compiled(checkpoint.body) if options.compile else checkpoint.body,
         read,
         device=device,
         dtype=dtype,
         width=width,
-        max_batch_tokens=options.max_batch_tokens or default_batch_tokens(device),
+        max_batch_tokens=options.max_batch_tokens or default_batch_tokens(device, _token_bytes(checkpoint.body, dtype)),
         position_offset=checkpoint.position_offset,
         packed=checkpoint.packed,
+        graphs=QueryGraphs(checkpoint.body, device, limit, checkpoint.position_offset) if alone else None,
     )
+
+
+def _token_bytes(body: nn.Module, dtype: torch.dtype) -> int:
+    """Return about how much memory one token needs in one layer: rows as wide as hidden states and as feed-forward."""
+    sizes: Any = body.config
+    hidden: int = sizes.hidden_size
+    wide: int = getattr(sizes, "intermediate_size", None) or 4 * hidden
+    return dtype.itemsize * (8 * hidden + 3 * wide)
 
 
 def _place(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 import zh_retrieval as zr
 from tests.golden.recipe import write
-from zh_retrieval.alibi import _attend_flex, alibi_attention, slopes
+from zh_retrieval.alibi import alibi_attention, attend_flex, document_blocks, slopes
 from zh_retrieval.batching import Tokens, pack
 
 CASE = Path(__file__).parent / "jina"
@@ -60,13 +61,21 @@ def test_slopes_of_head_counts():
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
-def test_flex_path_equals_blockwise_path():
+@pytest.mark.parametrize("lengths", [(130, 7, 1), (1,), (128, 128), (300, 60, 60, 5), (127, 2, 127)])
+def test_flex_path_equals_blockwise_path(lengths):
     generator = torch.Generator().manual_seed(0)
-    layout = pack([Tokens([1] * n) for n in (130, 7, 1)], torch.device("cpu")).layout
-    q, k, v = (torch.randn(138, 12, 8, generator=generator) for _ in range(3))
+    layout = pack([Tokens([1] * n) for n in lengths], torch.device("cpu")).layout
+    q, k, v = (torch.randn(sum(lengths), 12, 16, generator=generator) for _ in range(3))
     slope = torch.tensor(slopes(12))
-    expected = alibi_attention(q, k, v, layout, slope)
-    torch.testing.assert_close(_attend_flex(q, k, v, layout, slope, compiled=False), expected, atol=2e-6, rtol=0)
+    expected = alibi_attention(q, k, v, layout)
+    blocks = document_blocks(lengths, torch.device("cpu"))
+    torch.testing.assert_close(attend_flex(q, k, v, blocks, slope, flex_attention), expected, atol=2e-6, rtol=0)
+
+
+def test_flex_skips_blocks_of_other_sequences():
+    blocks = document_blocks((256, 200, 56), torch.device("cpu"))
+    assert blocks.kv_num_blocks.tolist() == [[[2, 2, 2, 2]]]
+    assert [row[:2] for row in blocks.kv_indices[0, 0].tolist()] == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
 
 def test_8192_tokens_need_little_memory():

@@ -7,6 +7,8 @@ from tokenizers import Tokenizer
 
 import zh_retrieval as zr
 from tests.tiny_models import tiny_mistral
+from zh_retrieval.attention import _attend_runs
+from zh_retrieval.batching import Tokens, pack
 
 TEXTS = ["", "好", "今天天气很好。", "我们去公园散步，" * 40, "然后回家做饭。" * 3]
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -67,13 +69,10 @@ def test_a_smaller_sliding_window_is_kept(tmp_path):
 
 
 def test_sliding_window_attention_equals_a_banded_mask():
-    from zh_retrieval.attention import _attend_runs
-    from zh_retrieval.batching import Tokens, pack
-
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(12, heads, 8, generator=generator) for heads in (4, 2, 2))
     layout = pack([Tokens([1] * 9), Tokens([1] * 3)], torch.device("cpu")).layout
-    found = _attend_runs(q, k, v, layout, True, None, 4)
+    found = _attend_runs(q, k, v, layout.runs, True, None, 4)
     expected = torch.empty_like(q)
     for i in range(12):
         start = 0 if i < 9 else 9
@@ -82,3 +81,19 @@ def test_sliding_window_attention_equals_a_banded_mask():
             weights = (k[seen, head // 2] @ q[i, head] / 8**0.5).softmax(0)
             expected[i, head] = weights @ v[seen, head // 2]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_no_keys_and_values_are_kept(encoder):
+    batch = pack([Tokens([0, 5, 2])], torch.device("cpu"))
+    output = encoder._model.engine._body(
+        input_ids=batch.input_ids, position_ids=batch.position_ids, packed=batch.layout
+    )
+    assert list(output) == ["last_hidden_state"]
+
+
+def test_sequences_are_not_searched_for(encoder, monkeypatch):
+    def waits_for_the_device(*_):
+        raise AssertionError("transformers looks at the values of the position ids")
+
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", waits_for_the_device)
+    assert encoder.encode_documents(["好", "天气"]).shape == (2, 64)

@@ -181,6 +181,7 @@ except zr.ClosedError:
         ({"overflow": "window"}, "for rerankers"),
         ({"max_length": 0}, "positive whole number"),
         ({"max_length": 513}, "must be 3 to 512"),
+        ({"compile": True}, "compile=True is for CUDA"),
         ({"max_batch_tokens": True}, "positive whole number"),
         ({"path": "/nowhere/at/all"}, "is not a folder"),
     ],

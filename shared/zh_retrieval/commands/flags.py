@@ -18,6 +18,7 @@ def add_load_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-length", type=int, metavar="TOKENS")
     group.add_argument("--overflow", default="truncate", choices=get_args(Overflow))
     group.add_argument("--max-batch-tokens", type=int, metavar="TOKENS")
+    group.add_argument("--compile", action="store_true", help="use torch.compile (CUDA)")
     add_hub_flags(group)
     group.add_argument(
         "--local-files-only", action="store_true", help=f"never use the network ({ENVIRONMENT['local_files_only']}=1)"
@@ -34,6 +35,6 @@ def load_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `load_encoder` or `load_reranker` from parsed flags."""
     names = (
         "path", "device", "dtype", "quantization", "max_length", "overflow", "max_batch_tokens", "revision",
-        "cache_dir", "local_files_only",
+        "cache_dir", "local_files_only", "compile",
     )  # fmt: skip
     return {name: getattr(arguments, name) for name in names}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from zh_retrieval.alibi import alibi_attention, slopes
+from zh_retrieval.alibi import alibi_attention, flex_blocks
 from zh_retrieval.batching import Layout
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.linear import join
@@ -83,12 +83,12 @@ class _SelfAttention(nn.Module):
         self.qkv = join(self.query, self.key, self.value)
         del self.query, self.key, self.value
 
-    def forward(self, hidden: torch.Tensor, packed: Layout, slope: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, packed: Layout, blocks: Any) -> torch.Tensor:
         if hasattr(self, "qkv"):
             q, k, v = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (T, N, D) each
         else:
             q, k, v = (linear(hidden).unflatten(-1, (self.heads, -1)) for linear in (self.query, self.key, self.value))
-        return alibi_attention(q, k, v, packed, slope).flatten(1)  # (T, H)
+        return alibi_attention(q, k, v, packed, blocks).flatten(1)  # (T, H)
 
 
 class _Output(nn.Module):
@@ -129,9 +129,9 @@ class _Layer(nn.Module):
         self.attention = _Attention(config)
         self.mlp = _FeedForward(config)
 
-    def forward(self, hidden: torch.Tensor, packed: Layout, slope: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, packed: Layout, blocks: Any) -> torch.Tensor:
         output = self.attention.output
-        attended = output.LayerNorm(hidden + output.dense(self.attention.self(hidden, packed, slope)))
+        attended = output.LayerNorm(hidden + output.dense(self.attention.self(hidden, packed, blocks)))
         result: torch.Tensor = self.mlp(attended)
         return result
 
@@ -170,7 +170,7 @@ class JinaBertModel(PreTrainedModel):
             position_ids: Not used: ALiBi needs none.
         """
         hidden = self.embeddings(input_ids[0])  # (T, H)
-        slope = torch.tensor(slopes(self.config.num_attention_heads), device=hidden.device)
+        blocks = flex_blocks(packed, hidden.device)
         for layer in self.encoder.layer:
-            hidden = layer(hidden, packed, slope)
+            hidden = layer(hidden, packed, blocks)
         return (hidden.unsqueeze(0),)
