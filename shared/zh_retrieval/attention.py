@@ -18,6 +18,8 @@ from zh_retrieval.batching import Layout, Run, group
 
 NAME = "zh_packed"
 
+_BY_PRODUCTS = range(48, 1025)  # tokens of a sequence for which two products beat SDPA; the logits still fit the caches
+
 
 def _find_varlen() -> Any:
     try:
@@ -123,11 +125,17 @@ def _attend_runs(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """One unmasked SDPA call for each run of equal lengths."""
+    """One unmasked SDPA call for each run of equal lengths, or two products for each sequence."""
     out = torch.empty_like(q)
+    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not causal
     grouped = q.shape[1] != k.shape[1]
     for start, size, length in runs:
         rows = slice(start, start + size * length)
+        if plain and length in _BY_PRODUCTS:
+            for low in range(start, start + size * length, length):
+                part = slice(low, low + length)
+                out[part] = attend_products(q[part], k[part], v[part], scaling)
+            continue
         sq, sk, sv = (
             t[rows].view(size, length, t.shape[1], t.shape[2]).transpose(1, 2) for t in (q, k, v)
         )  # (size, N, L, D)
@@ -143,6 +151,20 @@ def _attend_runs(
         )
         out[rows].view(size, length, q.shape[1], q.shape[2]).copy_(attended.transpose(1, 2))
     return out
+
+
+def attend_products(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None = None, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return attention of one sequence, (L, N, D), by two matrix products: all three are (L, N, D).
+
+    torch's CPU kernel for SDPA multiplies bfloat16 at float32's rate. `bias`, (N, L, L), is added to the logits.
+    """
+    sq, sk, sv = (tensor.transpose(0, 1) for tensor in (q, k, v))  # (N, L, D)
+    logits = torch.matmul(sq * (q.shape[-1] ** -0.5 if scaling is None else scaling), sk.transpose(1, 2))
+    if bias is not None:
+        logits += bias
+    return torch.matmul(logits.softmax(-1), sv).transpose(0, 1)
 
 
 @torch.library.custom_op("zh_retrieval::attend", mutates_args=())

@@ -14,7 +14,7 @@ from torch import nn
 
 from zh_retrieval.attention import packed_attention
 from zh_retrieval.batching import Layout
-from zh_retrieval.linear import PrepackedLinear, join
+from zh_retrieval.linear import Int8Linear, PrepackedLinear, join
 
 
 class JoinedSelfAttention(nn.Module):
@@ -48,6 +48,17 @@ def join_projections(body: nn.Module) -> int:
         else:
             module.self = JoinedSelfAttention(attention)
         count += 1
+    return count
+
+
+def narrow_attention(body: nn.Module) -> int:
+    """Let attention between int8 products compute in bfloat16, twice as fast; return in how many layers."""
+    count = 0
+    for module in body.modules():
+        qkv = getattr(module, "qkv", None)
+        if isinstance(qkv, Int8Linear):
+            qkv.answers = torch.bfloat16
+            count += 1
     return count
 
 
@@ -89,7 +100,11 @@ def fuse_gelu(body: nn.Module) -> int:
     count = 0
     for module in body.modules():
         dense, activation = getattr(module, "dense", None), getattr(module, "intermediate_act_fn", None)
-        if isinstance(dense, PrepackedLinear) and isinstance(activation, GELUActivation) and dense.absorb_gelu():
+        if (
+            isinstance(dense, PrepackedLinear | Int8Linear)
+            and isinstance(activation, GELUActivation)
+            and dense.absorb_gelu()
+        ):
             module.intermediate_act_fn = nn.Identity()
             count += 1
     return count

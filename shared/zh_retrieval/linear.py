@@ -1,15 +1,15 @@
 """Linear layers for the CPU: weights laid out once for oneDNN, or rounded to int8.
 
 oneDNN's operators are private to torch (inductor's freezing uses them too), so they are probed, their result is checked
-at load, and torch's own linear stays where they are missing or wrong. int8 uses torch's quantized operators directly:
-weights are rounded for each output row, activations for each call, so an int8 result depends a little on its batch.
+at load, and torch's own linear stays where they are missing or wrong. For int8 they are the ones that inductor's x86
+backend uses; torch.quantize_per_channel and what goes with it is deprecated. Weights are rounded for each output row,
+activations for each call, so an int8 result depends a little on its batch.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-import warnings
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,55 +20,88 @@ from zh_retrieval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_WARNINGS = threading.Lock()
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative to the largest value of the probe
 
 
-class PrepackedLinear(nn.Module):
+class _Fusing(nn.Module):
+    """A linear layer of oneDNN, which can compute the exact GELU of its results before they leave the cache."""
+
+    inputs: int
+    dtype: torch.dtype
+    _after: tuple[str, str] = ("none", "")
+
+    def absorb_gelu(self) -> bool:
+        """Compute the exact GELU of every result from now on; False, and no change, if oneDNN does that wrongly."""
+        probe = _probe(self.inputs, self.dtype)
+        expected = F.gelu(self(probe))
+        self._after = ("gelu", "none")
+        if _agree(expected, self(probe), _TOLERANCE[self.dtype]):
+            return True
+        self._after = ("none", "")
+        return False
+
+
+class PrepackedLinear(_Fusing):
     """A linear layer whose weight, (out, in), is kept in oneDNN's blocked layout."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        self.inputs, self.dtype = linear.in_features, linear.weight.dtype
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), None)
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._after, self._variant = "none", ""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return (..., out) for (..., in), in the dtype of the weight, after the exact GELU if it was absorbed."""
+        after, how = self._after
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows.to(self.weight.dtype), self.weight, self.bias, self._after, [], self._variant
+            rows.to(self.dtype), self.weight, self.bias, after, [], how
         )
         return out
 
-    def absorb_gelu(self) -> bool:
-        """Compute the exact GELU of every result from now on; False, and no change, if oneDNN does that wrongly."""
-        probe = _probe(self.weight.shape[1], self.weight.dtype)
-        expected = F.gelu(self(probe))
-        self._after, self._variant = "gelu", "none"
-        if _agree(expected, self(probe)):
-            return True
-        self._after, self._variant = "none", ""
-        return False
 
+class Int8Linear(_Fusing):
+    """A linear layer with an int8 weight, one scale for each output row.
 
-class Int8Linear(nn.Module):
-    """A linear layer with an int8 weight, one scale for each output row, and float32 in and out."""
+    A call rounds what it reads to 256 steps between its smallest and largest value.
+
+    Attributes:
+        answers: dtype of the results.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
-        scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / 127
-        zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
-        bias = None if linear.bias is None else linear.bias.detach().float()
-        with _WARNINGS, warnings.catch_warnings():  # newer torch announces another home for these tensors
-            warnings.simplefilter("ignore")
-            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(rounded, bias)
+        self.inputs, self.dtype, self.answers = linear.in_features, torch.float32, torch.float32
+        rounded, self.scales = _round_rows(linear.weight)
+        self.zeros = torch.zeros(linear.out_features, dtype=torch.int64)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.bias = None if linear.bias is None else linear.bias.detach().float()
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return float32 (..., out) for float32 (..., in)."""
-        out: torch.Tensor = torch.ops.quantized.linear_dynamic(rows, self.packed, reduce_range=False)
+        """Return (..., out) for (..., in), after the exact GELU if it was absorbed."""
+        codes, step, zero = _round_all(rows)
+        after, how = self._after
+        out: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            codes, step, zero, self.weight, self.scales, self.zeros, self.bias, 1.0, 0, self.answers, after, [], how
+        )
         return out
+
+
+def _round_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 (out, in), and the float32 (out,) that brings each row back."""
+    weight = weight.detach().float()
+    scales = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (weight / scales[:, None]).round().to(torch.int8), scales
+
+
+def _round_all(rows: torch.Tensor) -> tuple[torch.Tensor, float, int]:
+    """Return uint8 codes (..., in), the size of a step, and the code of zero; a step of NaN for what is not finite."""
+    low, high = (value.item() for value in rows.aminmax())
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = max((high - low) / 254, 1e-12)  # one code less than there are: nothing has to be clamped
+    if not math.isfinite(step):
+        return torch.zeros_like(rows, dtype=torch.uint8), math.nan, 0
+    zero = round(-low / step)
+    return torch.add(torch.tensor(zero + 0.5), rows.float(), alpha=1 / step).to(torch.uint8), step, zero
 
 
 def join(*linears: nn.Linear) -> nn.Linear:
@@ -90,10 +123,10 @@ def quantize_int8(module: nn.Module) -> int:
     """Round every linear layer below `module` to int8; return how many changed.
 
     Raises:
-        ConfigError: This build of torch has no int8 operators.
+        ConfigError: This build of torch has no int8 operators, or the processor computes them wrongly.
     """
     try:
-        return _replace(module, Int8Linear)
+        return _replace(module, _rounded)
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         raise ConfigError(f"quantization='int8' does not work with torch {torch.__version__} here: {error}.") from error
 
@@ -119,16 +152,25 @@ def _prepacked(linear: nn.Linear) -> PrepackedLinear | None:
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         logger.info("oneDNN's prepacked linear is not to be had here: %s", error)
         return None
-    if not _agree(expected, found):
+    if not _agree(expected, found, _TOLERANCE[expected.dtype]):
         logger.warning("oneDNN's prepacked linear gave another result than torch's: torch's is used.")
         return None
     return packed
 
 
+def _rounded(linear: nn.Linear) -> Int8Linear:
+    probe, made = _probe(linear.in_features, torch.float32), Int8Linear(linear)
+    (weight, scales), (codes, step, zero) = _round_rows(linear.weight), _round_all(probe)
+    expected = F.linear((codes.float() - zero) * step, weight * scales[:, None], made.bias)
+    if not _agree(expected, made(probe), _TOLERANCE[torch.float32]):
+        raise RuntimeError("this processor multiplies int8 wrongly")  # without VNNI sums of products may overflow
+    return made
+
+
 def _probe(width: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.linspace(-1, 1, 3 * width, dtype=dtype).view(3, -1)
+    return torch.sin(torch.arange(3 * width) ** 2 * 12.9898).to(dtype).view(3, -1)  # like noise: nothing cancels out
 
 
-def _agree(expected: torch.Tensor, found: torch.Tensor) -> bool:
-    limit = _TOLERANCE[expected.dtype] * expected.abs().max().clamp(min=1e-6)
+def _agree(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> bool:
+    limit = tolerance * expected.abs().max().clamp(min=1e-6)
     return bool((expected - found).abs().max() <= limit)
