@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from zh_retrieval.attention import attend_masked, same_sequence
+from zh_retrieval.attention import attend_masked, attend_products, by_products, same_sequence
 from zh_retrieval.batching import Layout, Run, group, to_device
 
 if TYPE_CHECKING:
@@ -78,14 +78,20 @@ def _attend_runs(
     out = torch.empty_like(q)
     heads, size_of_head = q.shape[1], q.shape[2]
     for start, size, length in runs:
+        if by_products(q, length):
+            whole = _bias(length, 0, length, slope)[0].to(q.dtype)
+            for low in range(start, start + size * length, length):
+                part = slice(low, low + length)
+                out[part] = attend_products(q[part], k[part], v[part], bias=whole)
+            continue
         rows = slice(start, start + size * length)
         sq, sk, sv = (t[rows].view(size, length, heads, size_of_head).transpose(1, 2) for t in (q, k, v))
         target = out[rows].view(size, length, heads, size_of_head)
         step = max(1, min(length, _BLOCK_ELEMENTS // (heads * length)))
         for low in range(0, length, step):
             bias = _bias(length, low, min(low + step, length), slope).to(q.dtype)  # (1, N, step, L)
-            part = F.scaled_dot_product_attention(sq[:, :, low : low + step], sk, sv, attn_mask=bias)
-            target[:, low : low + step].copy_(part.transpose(1, 2))
+            block = F.scaled_dot_product_attention(sq[:, :, low : low + step], sk, sv, attn_mask=bias)
+            target[:, low : low + step].copy_(block.transpose(1, 2))
     return out
 
 

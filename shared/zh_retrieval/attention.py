@@ -127,11 +127,10 @@ def _attend_runs(
 ) -> torch.Tensor:
     """One unmasked SDPA call for each run of equal lengths, or two products for each sequence."""
     out = torch.empty_like(q)
-    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not causal
     grouped = q.shape[1] != k.shape[1]
     for start, size, length in runs:
         rows = slice(start, start + size * length)
-        if plain and length in _BY_PRODUCTS:
+        if not causal and by_products(q, length):
             for low in range(start, start + size * length, length):
                 part = slice(low, low + length)
                 out[part] = attend_products(q[part], k[part], v[part], scaling)
@@ -153,12 +152,17 @@ def _attend_runs(
     return out
 
 
+def by_products(q: torch.Tensor, length: int) -> bool:
+    """Return True where `attend_products` beats SDPA, whose CPU kernel is as slow in bfloat16 as in float32."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and length in _BY_PRODUCTS
+
+
 def attend_products(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None = None, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return attention of one sequence, (L, N, D), by two matrix products: all three are (L, N, D).
+    """Return attention of one sequence, (L, N, D), by two matrix products.
 
-    torch's CPU kernel for SDPA multiplies bfloat16 at float32's rate. `bias`, (N, L, L), is added to the logits.
+    q, k and v are (L, N, D); `bias`, (N, L, L), is added to the logits.
     """
     sq, sk, sv = (tensor.transpose(0, 1) for tensor in (q, k, v))  # (N, L, D)
     logits = torch.matmul(sq * (q.shape[-1] ** -0.5 if scaling is None else scaling), sk.transpose(1, 2))

@@ -51,13 +51,16 @@ def join_projections(body: nn.Module) -> int:
     return count
 
 
-def narrow_attention(body: nn.Module) -> int:
-    """Let attention between int8 products compute in bfloat16, twice as fast; return in how many layers."""
+def narrow_between(body: nn.Module) -> int:
+    """Let attention, and the rows within a feed-forward, be bfloat16 between int8 products; return how many changed.
+
+    Attention is then twice as fast, and the widest rows take half the memory; sums and norms stay float32.
+    """
     count = 0
     for module in body.modules():
-        qkv = getattr(module, "qkv", None)
-        if isinstance(qkv, Int8Linear):
-            qkv.answers = torch.bfloat16
+        product = module.dense if hasattr(module, "intermediate_act_fn") else getattr(module, "qkv", None)
+        if isinstance(product, Int8Linear):
+            product.answers = torch.bfloat16
             count += 1
     return count
 

@@ -21,6 +21,7 @@ from zh_retrieval.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative to the largest value of the probe
+_BLOCK = 256  # rows that are rounded at once: a larger temporary costs a page fault for every 4 KB of it
 
 
 class _Fusing(nn.Module):
@@ -101,7 +102,10 @@ def _round_all(rows: torch.Tensor) -> tuple[torch.Tensor, float, int]:
     if not math.isfinite(step):
         return torch.zeros_like(rows, dtype=torch.uint8), math.nan, 0
     zero = round(-low / step)
-    return torch.add(torch.tensor(zero + 0.5), rows.float(), alpha=1 / step).to(torch.uint8), step, zero
+    codes, shift = torch.empty_like(rows, dtype=torch.uint8), torch.tensor(zero + 0.5)
+    for part, target in zip(rows.split(_BLOCK, -2), codes.split(_BLOCK, -2), strict=True):
+        target.copy_(torch.add(shift, part.float(), alpha=1 / step))
+    return codes, step, zero
 
 
 def join(*linears: nn.Linear) -> nn.Linear:

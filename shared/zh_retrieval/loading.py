@@ -17,7 +17,7 @@ from zh_retrieval.compiled import Compiled
 from zh_retrieval.encoder import Encoder
 from zh_retrieval.engine import Engine
 from zh_retrieval.errors import CheckpointError, ConfigError
-from zh_retrieval.fused import fuse_gelu, join_projections, narrow_attention, widen_residuals
+from zh_retrieval.fused import fuse_gelu, join_projections, narrow_between, widen_residuals
 from zh_retrieval.graphs import QueryGraphs
 from zh_retrieval.hardware import cpu_computes_bfloat16, default_batch_tokens, resolve_device, resolve_dtype
 from zh_retrieval.hub import fetch
@@ -292,7 +292,7 @@ def _place(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device
         (quantize_int8 if options.quantization == "int8" else prepack)(module)
     fuse_gelu(checkpoint.body)
     if cpu_computes_bfloat16():
-        narrow_attention(checkpoint.body)
+        narrow_between(checkpoint.body)
     if spec.scoring == "classification" and checkpoint.body.dtype == torch.bfloat16:
         widen_residuals(checkpoint.body)  # scores of one query lie close together, and their order is the result
 

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 import zh_retrieval as zr
 from tests.tiny_models import tiny_xlmr_reranker
 from zh_retrieval.fused import JoinedSelfAttention, fuse_gelu
-from zh_retrieval.linear import Int8Linear, PrepackedLinear, join, prepack, quantize_int8
+from zh_retrieval.linear import Int8Linear, PrepackedLinear, _round_all, join, prepack, quantize_int8
 
 
 def model():
@@ -43,6 +43,27 @@ def test_int8_layers_stay_close():
     assert {type(layer) for layer in plain} == {Int8Linear, nn.GELU}
     cosine = torch.nn.functional.cosine_similarity(plain(rows), expected, dim=-1)
     assert cosine.min() > 0.995
+
+
+def test_int8_layers_pass_on_what_is_not_finite():
+    layer = Int8Linear(nn.Linear(8, 4))
+    for bad in (float("nan"), float("inf")):
+        assert layer(torch.tensor([[1.0] * 7 + [bad]])).isnan().all()
+
+
+def test_int8_rounds_to_the_nearest_step():
+    layer = Int8Linear(nn.Linear(2, 1))
+    rows = torch.tensor([[-1.0, 1.0], [0.0, 0.5]])
+    codes, step, zero = _round_all(rows)
+    assert ((codes.float() - zero) * step - rows).abs().max() <= step / 2 + 1e-6
+    assert _round_all(torch.zeros(1, 2))[0].unique().numel() == 1
+    assert layer(torch.zeros(1, 2)) == pytest.approx(layer.bias.item())
+
+
+def test_a_processor_that_multiplies_wrongly_is_refused(monkeypatch):
+    monkeypatch.setattr(Int8Linear, "forward", lambda self, rows: torch.zeros(*rows.shape[:-1], len(self.scales)))
+    with pytest.raises(zr.ConfigError, match="multiplies int8 wrongly"):
+        quantize_int8(model())
 
 
 def test_the_engine_uses_prepacked_layers_on_the_cpu(encoder):
