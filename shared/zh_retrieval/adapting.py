@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from zh_retrieval.errors import InputError
 from zh_retrieval.handle import Handle
+from zh_retrieval.hardware import resolve_device, resolve_dtype
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
 from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
 
@@ -83,10 +84,11 @@ class LoadFields(BaseModel):
         LoadOptions(**self.load_options()).check(task)
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that changes a result of this model, for cache keys."""
+        """Return everything that changes a result of this model, for cache keys, with what "auto" means here."""
         options = LoadOptions(**self.load_options()).with_environment()
         names = ("revision", "path", "dtype", "quantization", "max_length", "overflow", "quantization_config")
-        return {"model": self.spec.name} | {name: getattr(options, name) for name in names}
+        meant = {"dtype": str(resolve_dtype(options.dtype, resolve_device(options.device))).removeprefix("torch.")}
+        return {"model": self.spec.name} | {name: meant.get(name, getattr(options, name)) for name in names}
 
 
 async def as_lists(vectors: np.ndarray) -> list[list[float]]:

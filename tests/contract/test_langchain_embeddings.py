@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 import zh_retrieval as zr
 from langchain_zh_retrieval import ModelScopeEmbeddings
+from zh_retrieval.hardware import cpu_computes_bfloat16
 
 OPTIONS = {"model": "e5-small-zh", "device": "cpu", "dtype": "float32"}
 TEXTS = ["绿茶用八十度的水。", "第一行\n第二行", "", "Python asyncio"]
@@ -100,11 +101,20 @@ def test_weights_never_travel_in_pickles(embeddings):
 
 
 def test_cache_namespace_tells_apart_what_changes_vectors(tmp_path):
-    base = ModelScopeEmbeddings("bge-base-zh").cache_namespace
+    base = ModelScopeEmbeddings("bge-base-zh", device="cpu").cache_namespace
     assert base == ModelScopeEmbeddings("BAAI/bge-base-zh-v1.5", device="cpu", cache_dir=tmp_path).cache_namespace
-    for change in ({"revision": "x"}, {"query_instruction": ""}, {"dtype": "float32"}, {"path": tmp_path}):
-        assert ModelScopeEmbeddings("bge-base-zh", **change).cache_namespace != base
+    for change in ({"revision": "x"}, {"query_instruction": ""}, {"dtype": "float16"}, {"path": tmp_path}):
+        assert ModelScopeEmbeddings("bge-base-zh", device="cpu", **change).cache_namespace != base
     assert ModelScopeEmbeddings("bge-large-zh").cache_namespace != base
+
+
+def test_cache_namespace_says_what_auto_means_here():
+    found = {
+        name: ModelScopeEmbeddings("bge-base-zh", device="cpu", dtype=name).cache_namespace
+        for name in ("auto", "float32", "bfloat16")
+    }
+    assert found["auto"] == found["bfloat16" if cpu_computes_bfloat16() else "float32"]
+    assert found["float32"] != found["bfloat16"]
 
 
 def test_cache_backed_embeddings_work_with_the_namespace(embeddings):
