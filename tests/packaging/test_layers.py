@@ -23,7 +23,7 @@ LAYERS = [  # a module may import modules of later lines and of its own line
     {"scheduler", "engine", "hub", "checkpoint", "hardware"},
     {"retrying"},
     {"cache", "vocabulary", "tokenization", "conventions", "weight_files"},
-    {"readout", "models", "builtin", "snapshot", "fused", "lora"},
+    {"readout", "models", "builtin", "snapshot", "fused", "lora", "graphs", "compiled"},
     {"attention", "alibi", "linear"},
     {"batching", "options", "ranking"},
     {"specs", "published"},
