@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_index.core.node_parser import NodeParser
 from llama_index.core.node_parser.node_utils import build_nodes_from_splits
-from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.schema import BaseNode, Document, MetadataMode, TextNode
 from pydantic import Field
 
 from llama_index_zh_retrieval.embeddings import ModelScopeEmbedding
@@ -43,6 +43,15 @@ class LateChunkNodeParser(NodeParser):
                 chunk.start_char_idx, chunk.end_char_idx = start, end
             parsed.extend(chunks)
         return parsed
+
+    def _postprocess_parsed_nodes(self, nodes: list[BaseNode], parent_doc_map: dict[str, Document]) -> list[BaseNode]:
+        """Keep our places: older LlamaIndex searches for a chunk's text, and finds the first of equal sentences."""
+        chunks = [node for node in nodes if isinstance(node, TextNode)]
+        places = [(chunk.start_char_idx, chunk.end_char_idx) for chunk in chunks]
+        nodes = super()._postprocess_parsed_nodes(nodes, parent_doc_map)
+        for chunk, (start, end) in zip(chunks, places, strict=True):
+            chunk.start_char_idx, chunk.end_char_idx = start, end
+        return nodes
 
     async def _aparse_nodes(
         self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any

@@ -1,6 +1,7 @@
 """LlamaIndex's own parts around ours: Settings, fusion, query engines, streaming, tracing, ingestion caches."""
 
 import asyncio
+import inspect
 from collections import Counter
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_a_streamed_answer_is_whole(index, reranker, encoder):
         llm=MockLLM(max_tokens=20), streaming=True, similarity_top_k=6, node_postprocessors=[reranker]
     )
     response = engine.query(question)
-    assert "".join(response.response_gen) == " ".join(["text"] * 20)
+    assert "".join(response.response_gen).strip() == " ".join(["text"] * 20)  # old LlamaIndex ends with a space
     assert ids(response.source_nodes) == two_stages(reranker._load(), encoder, question)
 
 
@@ -328,11 +329,19 @@ def test_what_changes_no_vector_hits_the_cache(ingested, tmp_path):
     assert reloaded(folder, device=NOWHERE, show_progress=True, **options).run(documents=documents())
 
 
-def test_worker_processes_fill_a_cache_that_a_later_program_reads(encoder, tmp_path):
+def test_ingestion_runs_in_worker_processes(encoder):
+    made = IngestionPipeline(transformations=[ModelScopeEmbedding(**OPTIONS)]).run(documents=documents(), num_workers=2)
+    np.testing.assert_allclose(vectors(made), encoder.encode_documents([text for _, text, _ in passages(6)]), atol=1e-5)
+
+
+@pytest.mark.skipif(
+    "cache_entries" not in inspect.getsource(IngestionPipeline.run),
+    reason="this LlamaIndex leaves what workers cache behind",
+)
+def test_worker_processes_fill_a_cache_that_a_later_program_reads(tmp_path):
     # without a splitter: LlamaIndex's own, sent to another process, fetches tiktoken's vocabulary from the network
     first = IngestionPipeline(transformations=[ModelScopeEmbedding(**OPTIONS)])
     made = first.run(documents=documents(), num_workers=2)
-    np.testing.assert_allclose(vectors(made), encoder.encode_documents([text for _, text, _ in passages(6)]), atol=1e-5)
     first.cache.persist(str(tmp_path / "cache.json"))
     cache = IngestionCache.from_persist_path(str(tmp_path / "cache.json"))
     later = IngestionPipeline(transformations=[ModelScopeEmbedding(**(OPTIONS | {"device": NOWHERE}))], cache=cache)
