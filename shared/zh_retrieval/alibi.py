@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from zh_retrieval.attention import attend_masked, attend_products, by_products, same_sequence
 from zh_retrieval.batching import Layout, Run, group, to_device
@@ -95,7 +96,7 @@ def _attend_runs(
     return out
 
 
-@torch.library.custom_op("zh_retrieval::attend_alibi", mutates_args=())
+@library.custom_op("zh_retrieval::attend_alibi", mutates_args=())
 def _attend_opaque(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
     """`alibi_attention` as one operator for torch.compile, which would otherwise compile anew for all other lengths."""
     lengths = cu_seqlens.diff().tolist()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import library, nn
 
 from zh_retrieval.batching import Layout, Run, group
 
@@ -171,7 +171,7 @@ def attend_products(
     return torch.matmul(logits.softmax(-1), sv).transpose(0, 1)
 
 
-@torch.library.custom_op("zh_retrieval::attend", mutates_args=())
+@library.custom_op("zh_retrieval::attend", mutates_args=())
 def _attend_opaque(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from zh_retrieval.errors import ConfigError
@@ -66,17 +68,25 @@ def cpu_features() -> dict[str, bool]:
     return {name: bool(getattr(torch.cpu, probe, bool)()) for name, probe in probes.items()}
 
 
-def default_batch_tokens(device: torch.device, token_bytes: int) -> int:
+def default_batch_tokens(device: torch.device, dtype: torch.dtype, sizes: Any) -> int:
     """Return the token budget of a forward pass: what the caches of a CPU hold; what fills a GPU and fits into it.
 
     Args:
         device: Where the weights already are.
-        token_bytes: Bytes that a token's activations take in one layer.
+        dtype: What the model computes in.
+        sizes: Configuration of the transformers body.
     """
     if device.type != "cuda":
         return _CPU_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
-    return fitting_tokens(free, token_bytes)
+    return fitting_tokens(free, _token_bytes(sizes, dtype))
+
+
+def _token_bytes(sizes: Any, dtype: torch.dtype) -> int:
+    """Return about what one token needs in one layer: rows as wide as hidden states, and as the feed-forward."""
+    hidden: int = sizes.hidden_size
+    wide: int = getattr(sizes, "intermediate_size", None) or 4 * hidden
+    return dtype.itemsize * (8 * hidden + 3 * wide)
 
 
 def fitting_tokens(free_bytes: int, token_bytes: int) -> int:

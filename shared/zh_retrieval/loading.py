@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from zh_retrieval import conventions, lora, readout
 from zh_retrieval.checkpoint import Checkpoint, Loading, load_checkpoint
@@ -264,19 +263,11 @@ def _engine(
         device=device,
         dtype=dtype,
         width=width,
-        max_batch_tokens=options.max_batch_tokens or default_batch_tokens(device, _token_bytes(checkpoint.body, dtype)),
+        max_batch_tokens=options.max_batch_tokens or default_batch_tokens(device, dtype, checkpoint.body.config),
         position_offset=checkpoint.position_offset,
         packed=checkpoint.packed,
         graphs=QueryGraphs(checkpoint.body, device, limit, checkpoint.position_offset) if alone else None,
     )
-
-
-def _token_bytes(body: nn.Module, dtype: torch.dtype) -> int:
-    """Return about how much memory one token needs in one layer: rows as wide as hidden states and as feed-forward."""
-    sizes: Any = body.config
-    hidden: int = sizes.hidden_size
-    wide: int = getattr(sizes, "intermediate_size", None) or 4 * hidden
-    return dtype.itemsize * (8 * hidden + 3 * wide)
 
 
 def _place(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> None:
