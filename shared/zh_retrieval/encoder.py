@@ -102,6 +102,7 @@ class Encoder(Handle):
         return self._work(texts, self.spec.format_document)
 
     def _work(self, texts: Sequence[str], template: Callable[[str], str]) -> _Encoding:
+        texts = tuple(texts) if isinstance(texts, Sequence) and not isinstance(texts, (str, bytes)) else texts
         check_texts(texts)
         truncation = Truncation(self._overflow, self.max_length, "texts")
         return _Encoding(texts, template, self._model.tokenizer, self.max_length, self.dimension, truncation)

@@ -50,6 +50,7 @@ class Reranker(Handle):
         return rank_scores(scores.tolist(), top_n)
 
     def _work(self, pairs: Sequence[Pair]) -> _Scoring:
+        pairs = tuple(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)) else pairs
         _check_pairs(pairs)
         return _Scoring(pairs, self.spec, self._model.tokenizer, self.max_length, self._overflow)
 

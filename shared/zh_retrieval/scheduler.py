@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -15,6 +16,8 @@ import numpy as np
 
 from zh_retrieval.batching import Tokens, by_length, fill
 from zh_retrieval.errors import CheckpointError, ClosedError
+
+logger = logging.getLogger(__name__)
 
 Priority = Literal["query", "bulk"]
 
@@ -79,6 +82,8 @@ class Scheduler:
         self._streak = 0
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._flying: tuple[list[Share], PendingRows] | None = None  # launched, and not delivered yet
+        self._held: list[Share] = []  # what the worker has in hand during a step
 
     def submit(
         self, tokens: Sequence[Tokens], priority: Priority = "bulk", on_rows: Callable[[int, int], None] | None = None
@@ -91,6 +96,8 @@ class Scheduler:
         Raises:
             ClosedError: The scheduler was closed.
         """
+        if not tokens:
+            raise ValueError("There is nothing to compute: tokens is empty.")
         job = Job(tokens, on_rows)
         with self._lock:
             while self._queued_tokens >= _QUEUE_TOKENS and not self._closed:
@@ -128,19 +135,45 @@ class Scheduler:
             thread.join()
 
     def _work(self) -> None:
-        flying: tuple[list[Share], PendingRows] | None = None
-        while True:
-            batch = self._next(wait=flying is None)
-            if batch is None and flying is None:
-                return
-            launched = self._launch(batch) if batch else None
-            if flying is not None:
-                self._deliver(*flying)
-            flying = launched
-            if flying is not None and flying[1].ready:
-                self._deliver(*flying)
-                flying = None
-            batch = launched = None  # nothing of a finished job stays alive while waiting
+        """Compute until closed; whatever escapes fails everything that waits, so that nobody waits for ever."""
+        try:
+            while self._step():
+                pass
+        except BaseException as error:
+            self._abandon(error)
+
+    def _step(self) -> bool:
+        """Start the next batch while the one before it is computed; return False when closed and done."""
+        flying, self._flying = self._flying, None
+        batch = self._next(wait=flying is None)
+        self._held = [*(flying[0] if flying else ()), *(batch or ())]
+        if batch is None and flying is None:
+            return False
+        launched = self._launch(batch) if batch else None
+        if flying is not None:
+            self._deliver(*flying)
+        if launched is not None and launched[1].ready:
+            self._deliver(*launched)
+            launched = None
+        self._flying = launched
+        self._held = []
+        return True
+
+    def _abandon(self, error: BaseException) -> None:
+        with self._lock:
+            self._closed = True
+            shares = [*self._held, *(self._flying[0] if self._flying else ())]
+            jobs = [job for job, _ in shares] + [job for queue in self._queues.values() for job in queue]
+            self._flying, self._held = None, []
+            for queue in self._queues.values():
+                queue.clear()
+            self._queued_tokens = 0
+            self._room.notify_all()
+        logger.error(
+            "The worker of a model stopped; the model is closed, and loads anew when asked for.", exc_info=error
+        )
+        for job in dict.fromkeys(jobs):
+            _fail(job, error)
 
     def _next(self, *, wait: bool) -> list[Share] | None:
         with self._lock:
@@ -175,7 +208,7 @@ class Scheduler:
         """Take sequences from the front jobs until the token budget is full; longest first within a job."""
         budget = self._engine.max_batch_tokens
         shares: list[Share] = []
-        while queue:
+        while queue and budget > 0:  # a sequence over the budget leaves less than nothing
             job = queue[0]
             lengths = [len(job.tokens[index].ids) for index in _head(job, budget)]
             count = fill(lengths, budget)
@@ -241,7 +274,11 @@ def _accept(job: Job, indices: list[int], rows: np.ndarray) -> None:
         low += end - start
     job.unfinished -= len(indices)
     if job.on_rows is not None:
-        job.on_rows(len(job.tokens) - job.unfinished, len(job.tokens))
+        try:
+            job.on_rows(len(job.tokens) - job.unfinished, len(job.tokens))
+        except Exception:  # a bar whose stream is gone is no reason to lose the work
+            logger.info("Progress is not shown any more.", exc_info=True)
+            job.on_rows = None
     if job.unfinished == 0 and job.future.set_running_or_notify_cancel():
         job.future.set_result(job.rows)
 

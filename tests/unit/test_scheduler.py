@@ -108,6 +108,54 @@ def test_no_batch_exceeds_the_budget_unless_one_sequence_does(held):
     assert all(sum(batch) <= 8 or len(batch) == 1 for batch in engine.batches[1:])
 
 
+def test_a_sequence_over_the_budget_beside_other_callers_hangs_nobody(held):
+    engine, scheduler = held
+    long, short, long_too = (scheduler.submit(sequences(n, length=size)) for n, size in ((1, 20), (2, 2), (3, 30)))
+    engine.gate.set()
+    assert [future.result(10)[0, 0] for future in (long, short, long_too)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), SystemExit(3), MemoryError()])
+def test_what_kills_the_worker_fails_everything_that_waits(held, monkeypatch, error):
+    engine, scheduler = held
+    waiting = [scheduler.submit(sequences(number)) for number in (1, 2)]
+
+    class Broken:
+        @property
+        def ready(self):
+            raise error
+
+        def result(self):
+            raise error
+
+    monkeypatch.setattr(engine, "launch", lambda tokens: Broken())
+    engine.gate.set()
+    for future in waiting:
+        with pytest.raises(type(error)):
+            future.result(10)
+    assert scheduler.closed
+    with pytest.raises(zr.ClosedError):
+        scheduler.submit(sequences(1))
+
+
+def test_a_bar_that_fails_does_not_stop_the_work():
+    scheduler = Scheduler(FakeEngine())
+
+    def gone(*_):
+        raise BrokenPipeError("stderr is gone")
+
+    assert scheduler.submit(sequences(1, 2), on_rows=gone).result(10)[:, 0].tolist() == [1, 2]
+    assert scheduler.submit(sequences(3)).result(10)[0, 0] == 3
+    scheduler.close()
+
+
+def test_no_work_is_refused_by_the_caller():
+    scheduler = Scheduler(FakeEngine())
+    with pytest.raises(ValueError, match="empty"):
+        scheduler.submit([])
+    scheduler.close()
+
+
 def test_an_error_reaches_only_the_caller_who_caused_it(held):
     engine, scheduler = held
     good, bad, fine = (scheduler.submit(sequences(number), "query") for number in (1, 666, 3))
