@@ -26,7 +26,7 @@ unit: $(STAMP)
 
 # Fifty kills of running jobs instead of six.
 durability: $(STAMP)
-	ZH_RETRIEVAL_KILLS=50 $(BIN)/pytest tests/unit/test_cli_durability.py -rP -k killed
+	ZH_RETRIEVAL_KILLS=50 $(BIN)/pytest tests/cli/test_durability.py -rP -k killed
 
 # The wheel, installed without extras into an environment of its own: see tests/packaging/check_wheel.py.
 wheel: $(STAMP)

@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import Reranker, load_reranker
-from zh_retrieval.adapting import Lazy, LoadFields, check_items, lazy
+from zh_retrieval.frameworks import Lazy, LoadFields, check_items, lazy
 from zh_retrieval.ranking import Normalize, normalize_scores, select_ranked
 
 

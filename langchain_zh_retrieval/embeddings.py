@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import Encoder, load_encoder
-from zh_retrieval.adapting import Lazy, LoadFields, as_lists, lazy
+from zh_retrieval.frameworks import Lazy, LoadFields, as_lists, lazy
 
 
 class ModelScopeEmbeddings(LoadFields, Embeddings):

@@ -9,7 +9,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import ConfigError, Encoder, load_encoder
-from zh_retrieval.adapting import Lazy, LoadFields, as_lists, lazy
+from zh_retrieval.frameworks import Lazy, LoadFields, as_lists, lazy
 
 
 class ModelScopeEmbedding(LoadFields, BaseEmbedding):

@@ -14,7 +14,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import InputError, Reranker, load_reranker
-from zh_retrieval.adapting import Lazy, LoadFields, check_items, lazy
+from zh_retrieval.frameworks import Lazy, LoadFields, check_items, lazy
 from zh_retrieval.ranking import Normalize, normalize_scores, select_ranked
 
 _dispatcher = get_dispatcher(__name__)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from zh_retrieval.builtin import unpack  # the built-in model's tokenizer has the XLM-R scheme
+from zh_retrieval import builtin  # the built-in model's tokenizer has the XLM-R scheme
 
-BUILTIN = Path(unpack.__file__).parent / "e5-small-zh"
+BUILTIN = Path(builtin.__file__).parent / "e5-small-zh"
 CHARACTERS = (
     "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成"
     "会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"

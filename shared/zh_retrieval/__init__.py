@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zh_retrieval.encoder import Encoder
     from zh_retrieval.errors import (
         CheckpointError,
         ClosedError,
@@ -23,14 +22,15 @@ if TYPE_CHECKING:
         ZhRetrievalError,
     )
     from zh_retrieval.loading import close_all, load_encoder, load_reranker
+    from zh_retrieval.local.encoder import Encoder
+    from zh_retrieval.local.reranker import Reranker
     from zh_retrieval.ranking import Ranked
-    from zh_retrieval.reranker import Reranker
-    from zh_retrieval.specs import MODELS, ModelSpec, get_spec
+    from zh_retrieval.recipes.catalogue import MODELS, ModelSpec, get_spec
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "zh_retrieval.encoder": ("Encoder",),
+    "zh_retrieval.local.encoder": ("Encoder",),
     "zh_retrieval.errors": (
         "CheckpointError",
         "ClosedError",
@@ -45,8 +45,8 @@ _HOMES = {
     ),
     "zh_retrieval.loading": ("close_all", "load_encoder", "load_reranker"),
     "zh_retrieval.ranking": ("Ranked",),
-    "zh_retrieval.reranker": ("Reranker",),
-    "zh_retrieval.specs": ("MODELS", "ModelSpec", "get_spec"),
+    "zh_retrieval.local.reranker": ("Reranker",),
+    "zh_retrieval.recipes.catalogue": ("MODELS", "ModelSpec", "get_spec"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

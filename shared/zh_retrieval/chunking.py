@@ -12,10 +12,10 @@ from operator import itemgetter
 
 import numpy as np
 
-from zh_retrieval.batching import Tokens
 from zh_retrieval.errors import InputError
-from zh_retrieval.handle import Work
-from zh_retrieval.tokenization import TextTokenizer, check_text
+from zh_retrieval.layers.packing import Tokens
+from zh_retrieval.local.session import Work
+from zh_retrieval.tokenization.tokenizer import TextTokenizer, check_text
 
 Span = tuple[int, int]
 

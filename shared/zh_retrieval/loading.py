@@ -10,22 +10,23 @@ from typing import Any
 
 import torch
 
-from zh_retrieval import conventions, lora, readout
-from zh_retrieval.checkpoint import Checkpoint, Loading, load_checkpoint
-from zh_retrieval.compiled import Compiled
-from zh_retrieval.encoder import Encoder
-from zh_retrieval.engine import Engine
+from zh_retrieval.checkpoint import conventions, lora
+from zh_retrieval.checkpoint.load import Checkpoint, Loading, load_checkpoint
+from zh_retrieval.engine.compile import Compiled
+from zh_retrieval.engine.cuda_graphs import QueryGraphs
+from zh_retrieval.engine.hardware import cpu_computes_bfloat16, default_batch_tokens, resolve_device, resolve_dtype
+from zh_retrieval.engine.scheduler import Scheduler
+from zh_retrieval.engine.torch_engine import Engine
 from zh_retrieval.errors import CheckpointError, ConfigError
-from zh_retrieval.fused import fuse_gelu, join_projections, narrow_between, widen_residuals
-from zh_retrieval.graphs import QueryGraphs
-from zh_retrieval.hardware import cpu_computes_bfloat16, default_batch_tokens, resolve_device, resolve_dtype
-from zh_retrieval.hub import fetch
-from zh_retrieval.linear import prepack, quantize_int8
-from zh_retrieval.loaded import LoadedModel
+from zh_retrieval.hub.download import fetch
+from zh_retrieval.layers import readout
+from zh_retrieval.layers.bert_cpu import fuse_gelu, join_projections, narrow_between, widen_residuals
+from zh_retrieval.layers.onednn import prepack, quantize_int8
+from zh_retrieval.local.encoder import Encoder
+from zh_retrieval.local.reranker import Reranker
+from zh_retrieval.local.sharing import LoadedModel
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
-from zh_retrieval.reranker import Reranker
-from zh_retrieval.scheduler import Scheduler
-from zh_retrieval.specs import ModelSpec, Task, check_task, get_spec
+from zh_retrieval.recipes.catalogue import ModelSpec, Task, check_task, get_spec
 
 _Key = tuple[object, ...]
 _LOCK = threading.RLock()  # a handle may be collected, and so released, while its thread holds this

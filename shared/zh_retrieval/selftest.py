@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from zh_retrieval.encoder import Encoder
-from zh_retrieval.handle import Handle
+from zh_retrieval.checkpoint.weight_files import count_parameters, weight_files
 from zh_retrieval.loading import load_encoder, load_reranker
-from zh_retrieval.published import PUBLISHED, Published
-from zh_retrieval.reranker import Reranker
-from zh_retrieval.specs import ModelSpec, get_spec
-from zh_retrieval.weight_files import count_parameters, weight_files
+from zh_retrieval.local.encoder import Encoder
+from zh_retrieval.local.reranker import Reranker
+from zh_retrieval.local.session import Handle
+from zh_retrieval.recipes.catalogue import ModelSpec, get_spec
+from zh_retrieval.recipes.published import PUBLISHED, Published
 
 _TOPICS = (  # a question, and the passage that answers it; every model tells these apart
     ("怎么冲泡绿茶？", "绿茶用八十度左右的水冲泡，时间一到两分钟，水太烫会发苦。"),

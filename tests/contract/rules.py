@@ -10,7 +10,7 @@ LC_EMBEDDINGS = "langchain_zh_retrieval/embeddings.py"
 LC_RERANKERS = "langchain_zh_retrieval/compressors.py"
 LI_EMBEDDINGS = "llama_index_zh_retrieval/embeddings.py"
 LI_RERANKERS = "llama_index_zh_retrieval/postprocessors.py"
-ADAPTING = "shared/zh_retrieval/adapting.py"
+FRAMEWORKS = "shared/zh_retrieval/frameworks.py"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ RULES = (
     Rule(
         "the model is named by position, model or model_name",
         (LANGCHAIN + "test_a_model_is_named_by_position_keyword_alias_or_hub_id",),
-        ADAPTING, 'alias="model", description="Name', 'alias="model_id", description="Name',
+        FRAMEWORKS, 'alias="model", description="Name', 'alias="model_id", description="Name',
     ),
     Rule(
         "vectors are lists of Python floats",
@@ -101,7 +101,7 @@ RULES = (
     Rule(
         "the cache namespace tells apart what changes vectors",
         (LANGCHAIN + "test_cache_namespace_tells_apart_what_changes_vectors",),
-        ADAPTING, '("revision", "path", "dtype",', '("revision", "path",',
+        FRAMEWORKS, '("revision", "path", "dtype",', '("revision", "path",',
     ),
     Rule(
         "the cache namespace holds the instruction",
@@ -111,7 +111,7 @@ RULES = (
     Rule(
         "no token shows in repr or dumps",
         (LANGCHAIN + "test_repr_and_dumps_hold_no_secret", LLAMA + "test_payloads_hold_no_secret"),
-        ADAPTING, "    show_progress: bool = Field(",
+        FRAMEWORKS, "    show_progress: bool = Field(",
         "    token: Any = Field(default_factory=lambda: __import__('os').environ.get('MODELSCOPE_API_TOKEN'))\n"
         "    show_progress: bool = Field(",
     ),
@@ -151,23 +151,23 @@ RULES = (
     Rule(
         "dictionaries hold what changes vectors",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        ADAPTING, 'max_length: int | None = Field(default=None, desc',
+        FRAMEWORKS, 'max_length: int | None = Field(default=None, desc',
         'max_length: int | None = Field(default=None, exclude=True, desc',
     ),
     Rule(
         "dictionaries leave out what does not",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        ADAPTING, 'device: str = Field(default="auto", exclude=True, ', 'device: str = Field(default="auto", ',
+        FRAMEWORKS, 'device: str = Field(default="auto", exclude=True, ', 'device: str = Field(default="auto", ',
     ),
     Rule(
         "pickles hold settings only",
         (LLAMA + "test_pickles_hold_settings_only", LANGCHAIN + "test_weights_never_travel_in_pickles"),
-        ADAPTING, "def __reduce__(self)", "def _reduce(self)",
+        FRAMEWORKS, "def __reduce__(self)", "def _reduce(self)",
     ),
     Rule(
         "a pipeline runs in worker processes, each of which loads for itself",
         (LLAMA + "test_an_ingestion_pipeline_runs_in_worker_processes",),
-        ADAPTING, "if self._handle is None or self._handle.closed:",
+        FRAMEWORKS, "if self._handle is None or self._handle.closed:",
         "if __import__('multiprocessing').parent_process() is None:",
     ),
     Rule(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import zh_retrieval as zr
 from langchain_zh_retrieval import ModelScopeEmbeddings
-from zh_retrieval.hardware import cpu_computes_bfloat16
+from zh_retrieval.engine.hardware import cpu_computes_bfloat16
 
 OPTIONS = {"model": "e5-small-zh", "device": "cpu", "dtype": "float32"}
 TEXTS = ["绿茶用八十度的水。", "第一行\n第二行", "", "Python asyncio"]

@@ -15,8 +15,8 @@ import zh_retrieval as zr
 from langchain_zh_retrieval import ModelScopeEmbeddings, late_chunks
 from llama_index_zh_retrieval import LateChunkNodeParser, ModelScopeEmbedding
 from tests.golden.recipe import write
-from zh_retrieval.batching import Tokens, pack
 from zh_retrieval.chunking import macro_windows, sentence_spans, token_span
+from zh_retrieval.layers.packing import Tokens, pack
 
 CASE = Path(__file__).parent / "jina"
 MODEL = "jina-embeddings-v2-base-zh"

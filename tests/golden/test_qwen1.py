@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import zh_retrieval as zr
 from tests.golden.recipe import write
-from zh_retrieval.checkpoint import Loading, load_checkpoint
-from zh_retrieval.models.qwen import qwen_tokenizer
+from zh_retrieval.checkpoint.load import Loading, load_checkpoint
+from zh_retrieval.models.qwen1 import qwen_tokenizer
 
 HERE = Path(__file__).parent
 CASE = HERE / "qwen1"
@@ -75,8 +75,8 @@ def test_context_and_query_ids_equal_the_reference(reranker):
 def test_log_probabilities_and_logits_equal_the_reference(folder):
     from transformers import Qwen2ForCausalLM
 
-    from zh_retrieval.checkpoint import read_config
-    from zh_retrieval.models.qwen import qwen1_class, qwen2_config
+    from zh_retrieval.checkpoint.load import read_config
+    from zh_retrieval.models.qwen1 import qwen1_class, qwen2_config
 
     config = qwen2_config(read_config(folder))
     model = qwen1_class().from_pretrained(folder, config=config, dtype=torch.float32).eval()

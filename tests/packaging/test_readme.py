@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from zh_retrieval.commands.models import describe
+from zh_retrieval.cli.commands.models import describe
 from zh_retrieval.options import ENVIRONMENT, LoadOptions
-from zh_retrieval.specs import MODELS
+from zh_retrieval.recipes.catalogue import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh-CN.md")

@@ -8,7 +8,7 @@ import torch
 
 import zh_retrieval as zr
 from tests.tiny_models import CHARACTERS, tiny_bert
-from zh_retrieval.vocabulary import load_vocabulary
+from zh_retrieval.tokenization.vocabulary import load_vocabulary
 
 LENGTHS = (0, 1, 2, 7, 7, 7, 30, 100, 101, 250, 509, 510)
 TEXTS = [(CHARACTERS * 12)[:n] for n in LENGTHS]

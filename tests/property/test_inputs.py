@@ -22,7 +22,7 @@ from llama_index_zh_retrieval import BGEReranker as LlamaIndexReranker
 from llama_index_zh_retrieval import ModelScopeEmbedding
 from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_xlmr_reranker
 from zh_retrieval.chunking import sentence_spans
-from zh_retrieval.commands.records import Reader, json_text, text_parser
+from zh_retrieval.cli.files.records import Reader, json_text, text_parser
 
 FUZZ = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

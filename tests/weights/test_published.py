@@ -10,10 +10,10 @@ import os
 import pytest
 import torch
 
-from zh_retrieval.cache import locate
-from zh_retrieval.hub import fetch, reachable
+from zh_retrieval.hub.cache import locate
+from zh_retrieval.hub.download import fetch, reachable
+from zh_retrieval.recipes.catalogue import MODELS
 from zh_retrieval.selftest import selftest
-from zh_retrieval.specs import MODELS
 
 CACHE = os.environ.get("ZH_RETRIEVAL_CACHE")  # read here: a fixture unsets it
 DOWNLOAD = "ZH_RETRIEVAL_TEST_DOWNLOAD"

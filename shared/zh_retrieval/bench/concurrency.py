@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from zh_retrieval.batching import Tokens
-from zh_retrieval.encoder import Encoder
-from zh_retrieval.scheduler import Scheduler
+from zh_retrieval.engine.scheduler import Scheduler
+from zh_retrieval.layers.packing import Tokens
+from zh_retrieval.local.encoder import Encoder
 
 _BEAT = 0.005  # seconds between two beats of the event loop's heart
 

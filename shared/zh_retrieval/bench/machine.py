@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zh_retrieval.hardware import cpu_features
+from zh_retrieval.engine.hardware import cpu_features
 
 _PACKAGES = ("zh-retrieval", "torch", "transformers", "sentence-transformers", "FlagEmbedding")
 

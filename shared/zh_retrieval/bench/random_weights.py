@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from zh_retrieval.checkpoint import quiet
+from zh_retrieval.checkpoint.load import quiet
 from zh_retrieval.errors import ConfigError
-from zh_retrieval.specs import ModelSpec
+from zh_retrieval.recipes.catalogue import ModelSpec
 
 _ASCII = "".join(chr(code) for code in range(33, 127))
 _PUNCTUATION = "，。？！：；、“”‘’（）《》—…"

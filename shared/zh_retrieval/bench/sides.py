@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zh_retrieval.specs import ModelSpec, Pooling, get_spec
+from zh_retrieval.recipes.catalogue import ModelSpec, Pooling, get_spec
 
 Pairs = list[tuple[str, str]]
 

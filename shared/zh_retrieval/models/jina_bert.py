@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from zh_retrieval.alibi import alibi_attention, flex_blocks
-from zh_retrieval.batching import Layout
 from zh_retrieval.errors import CheckpointError
-from zh_retrieval.linear import join
+from zh_retrieval.layers.alibi import alibi_attention, flex_blocks
+from zh_retrieval.layers.onednn import join
+from zh_retrieval.layers.packing import Layout
 
 _ROWS = (
     2048  # tokens that a CPU sends through the feed-forward at once: its activations are eight times as wide as a token

@@ -1,0 +1,1 @@
+"""A folder of weights as a checked model."""

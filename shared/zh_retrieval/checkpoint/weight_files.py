@@ -1,0 +1,125 @@
+"""The weight files of a folder: which they are, what they hold, and what is wrong with them.
+
+Names and shapes are read, values only where a fault is looked for. `.bin` files are unpickled with weights_only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from zh_retrieval.checkpoint import blocks
+from zh_retrieval.errors import CheckpointError
+from zh_retrieval.hub.snapshot import is_safe, weights_of
+
+IGNORED = (
+    "pooler.",
+    "cls.",
+    "position_ids",
+    "rotary_emb.inv_freq",
+    "attn.masked_bias",
+)  # published checkpoints carry these; no recipe reads them
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that the weights are read from, the headers of safetensors files checked.
+
+    Raises:
+        CheckpointError: There is none, one is missing, lies outside the folder by its name, or is cut or no safetensors
+            file at all; the message names it.
+    """
+    index, names = (None, [blocks.FILE]) if blocks.is_packed(folder) else weights_of(folder)
+    if names is None:
+        raise CheckpointError(f"{folder / str(index)} is no index of shards. Fetch the file again.")
+    if not names:
+        raise CheckpointError(f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin or shards.")
+    outside = [name for name in names if not is_safe(name)]
+    if outside:
+        raise CheckpointError(f"{folder / str(index)} names {outside[0]!r}, a file outside the folder.")
+    files = [folder / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, but {index} names it. Fetch it again.")
+        if file.suffix == ".safetensors":
+            shapes(file)
+    return files
+
+
+def shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a weight file by its name.
+
+    Raises:
+        CheckpointError: The file is broken, or is a pickle that holds more than tensors, which is not run.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        stored = torch.load(file, map_location="meta", weights_only=True)
+        if not isinstance(stored, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in stored.values()):
+            raise CheckpointError(f"{file} is no table of tensors. Fetch the file again.")
+        return {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    except pickle.UnpicklingError as error:
+        cause = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or "no pickle of torch"
+        raise CheckpointError(f"{file} holds more than tensors and was not run: {cause}. Do not use it.") from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{file} cannot be read: {cause}. Fetch the file again.") from error
+
+
+def check_files(files: list[Path]) -> None:
+    """Raise CheckpointError, naming the file, for the first one that is broken."""
+    for file in files:
+        shapes(file)
+
+
+def find_tensor(files: list[Path], name: str) -> str:
+    """Return the name of the file that holds, or by its index ought to hold, a tensor; else of all files."""
+    for file in files:
+        if any(_same(stored, name) for stored in shapes(file)):
+            return file.name
+    for index in sorted(files[0].parent.glob("*.index.json")):
+        for stored, file_name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+            if _same(stored, name):
+                return f"{file_name}, where {index.name} puts it"
+    return " or ".join(file.name for file in files)
+
+
+def _same(stored: str, name: str) -> bool:
+    return f".{stored}".endswith(f".{name}") or f".{name}".endswith(f".{stored}")
+
+
+def find_not_finite(files: list[Path]) -> tuple[str, str] | None:
+    """Return the name of the first file and tensor in it that holds NaN or Inf; None if there is none."""
+    for file in files:
+        for name, tensor in _values(file):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                return file.name, name
+    return None
+
+
+def _values(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            yield from ((name, opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118
+    else:
+        yield from torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)).items()
+
+
+def count_parameters(files: list[Path]) -> int:
+    """Return how many weights the files hold; one in a 4-bit block counts as one."""
+    count = 0
+    for file in files:
+        for name, shape in shapes(file).items():
+            if name.endswith(".q4"):
+                count += 2 * math.prod(shape)
+            elif not name.endswith((".scale", "position_ids", "inv_freq", "masked_bias")):
+                count += math.prod(shape)
+    return count

@@ -1,0 +1,162 @@
+"""`zh-retrieval doctor`: what this machine has, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from zh_retrieval.cli.flags import add_load_flags, load_options
+from zh_retrieval.cli.table import render
+from zh_retrieval.hub.cache import huggingface_root, locate, modelscope_root
+from zh_retrieval.options import LoadOptions, offline
+from zh_retrieval.recipes.catalogue import MODELS
+
+HELP = "show versions, devices, caches, hubs and the state of each model, with advice; or test one model"
+_PACKAGES = (
+    "zh-retrieval", "torch", "transformers", "tokenizers", "safetensors", "modelscope-hub", "huggingface-hub",
+    "langchain-core", "llama-index-core", "pyarrow",
+)  # fmt: skip
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--verify", action="store_true", help="hash every downloaded file (minutes for large models)")
+    parser.add_argument(
+        "--selftest",
+        metavar="MODEL",
+        help="load a model and compare it with published values (not with --path) and with itself; downloads nothing",
+    )
+    add_load_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; status 1 if --verify found a broken file or a check of --selftest fails."""
+    if arguments.selftest:
+        return _selftest(arguments)
+    report = examine(LoadOptions(cache_dir=arguments.cache_dir).with_environment().cache_dir, verify=arguments.verify)
+    if arguments.json:
+        print(json.dumps(report, ensure_ascii=False, indent=1))
+    else:
+        _print(report)
+    return 1 if any(model["problems"] for model in report["models"]) else 0
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    from zh_retrieval.selftest import selftest
+
+    checks = selftest(arguments.selftest, **load_options(arguments))
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=1))
+    else:
+        for check in checks:
+            print(f"{'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def examine(cache_dir: str | Path | None, *, verify: bool = False) -> dict[str, Any]:
+    """Return the whole report as JSON-ready values."""
+    from zh_retrieval.hub.download import reachable
+
+    report: dict[str, Any] = {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        **_hardware(),
+        "caches": [_cache(root) for root in (modelscope_root(cache_dir), huggingface_root())],
+        "offline": offline(),
+        "hubs": {hub: None if offline() else reachable(hub) for hub in ("modelscope", "huggingface")},
+        "models": [_model(spec, cache_dir, verify) for spec in MODELS],
+    }
+    report["advice"] = _advice(report)
+    return report
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    from zh_retrieval.engine.hardware import cpu_features, resolve_device, resolve_dtype
+
+    device = resolve_device("auto")
+    cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "devices": {"cpu_threads": torch.get_num_threads(), "cuda": cuda, "mps": torch.backends.mps.is_available()},
+        "cpu_features": cpu_features(),
+        "auto": {"device": str(device), "dtype": str(resolve_dtype("auto", device)).removeprefix("torch.")},
+    }
+
+
+def _cache(root: Path) -> dict[str, Any]:
+    from zh_retrieval.hub.snapshot import size_on_disk
+
+    return {"path": str(root), "bytes": size_on_disk(root) if root.is_dir() else 0}
+
+
+def _model(spec: Any, cache_dir: str | Path | None, verify: bool) -> dict[str, Any]:
+    from zh_retrieval.hub.snapshot import verify as verify_folder
+
+    state = locate(spec, cache_dir=cache_dir)
+    hashed = verify and state.status == "present" and state.path is not None and state.source.hub != "builtin"  # type: ignore[union-attr]
+    return {
+        "name": spec.name,
+        "state": state.status,
+        "bytes": state.size,
+        "path": str(state.path) if state.path else None,
+        "missing": list(state.missing),
+        "problems": verify_folder(state.path) if hashed and state.path else [],
+    }
+
+
+def _advice(report: dict[str, Any]) -> list[str]:
+    advice = []
+    if report["auto"]["device"] == "cpu" and report["auto"]["dtype"] == "float32":
+        advice.append("This CPU has no bfloat16 arithmetic: float32 is used. quantization='int8' may be faster.")
+    if report["packages"]["langchain-core"] is None:
+        advice.append('LangChain is not installed: pip install "zh-retrieval[langchain]"')
+    if report["packages"]["llama-index-core"] is None:
+        advice.append('LlamaIndex is not installed: pip install "zh-retrieval[llama-index]"')
+    if report["offline"]:
+        advice.append("ZH_RETRIEVAL_OFFLINE is set: nothing is downloaded.")
+    elif not any(report["hubs"].values()):
+        advice.append("No hub answers: only models that are present, path= and the built-in model work.")
+    for model in report["models"]:
+        if model["state"] == "partial":
+            advice.append(f"{model['name']} is incomplete: zh-retrieval download {model['name']}")
+        advice += [f"{model['name']}: {problem}" for problem in model["problems"]]
+    return advice or ["Nothing to do."]
+
+
+def _print(report: dict[str, Any]) -> None:
+    versions = [f"{name} {version or '-'}" for name, version in report["packages"].items()]
+    print(f"python {report['python']}, {', '.join(versions)}")
+    features = [name for name, present in report["cpu_features"].items() if present]
+    print(f"cpu: {report['devices']['cpu_threads']} threads, {', '.join(features) or 'no vector extensions known'}")
+    print(f"cuda: {', '.join(report['devices']['cuda']) or 'none'}")
+    print(f"auto: device {report['auto']['device']}, dtype {report['auto']['dtype']}")
+    answers = {None: "not asked (offline)", True: "reachable", False: "not reachable"}
+    print("hubs: " + ", ".join(f"{hub} {answers[state]}" for hub, state in report["hubs"].items()))
+    for cache in report["caches"]:
+        print(f"cache: {cache['path']} ({cache['bytes'] / 1e6:.0f} MB)")
+    rows = [
+        (
+            m["name"],
+            m["state"],
+            f"{m['bytes'] / 1e6:.0f} MB" if m["bytes"] else "-",
+            ", ".join(m["missing"]) or (m["path"] or ""),
+        )
+        for m in report["models"]
+    ]
+    print("\n" + render(("model", "state", "on disk", "where, or what is missing"), rows, (30, 8, 10, 90)) + "\n")
+    for line in report["advice"]:
+        print(f"- {line}")

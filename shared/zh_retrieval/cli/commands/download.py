@@ -1,0 +1,29 @@
+"""`zh-retrieval download`: fetch and verify snapshots."""
+
+from __future__ import annotations
+
+import argparse
+
+from zh_retrieval.cli.flags import add_hub_flags
+from zh_retrieval.options import LoadOptions
+from zh_retrieval.recipes.catalogue import get_spec
+
+HELP = "download models and verify them; resumes"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    add_hub_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Download every model, then print where each is."""
+    from zh_retrieval.hub.download import fetch
+
+    specs = [get_spec(name) for name in arguments.models]
+    cache_dir = LoadOptions(cache_dir=arguments.cache_dir).with_environment().cache_dir
+    for spec in specs:
+        folder = fetch(spec, revision=arguments.revision, cache_dir=cache_dir, show_progress=True)
+        print(f"{spec.name}\t{folder}")
+    return 0

@@ -1,0 +1,1 @@
+"""Encoders and rerankers that compute in this process."""

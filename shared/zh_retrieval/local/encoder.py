@@ -1,0 +1,148 @@
+"""Texts to vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from zh_retrieval.chunking import ChunkWork, Span
+from zh_retrieval.errors import ConfigError
+from zh_retrieval.layers.packing import Tokens
+from zh_retrieval.local.session import Handle, Truncation, Work, distinct
+from zh_retrieval.tokenization.tokenizer import TextTokenizer, check_text, check_texts
+
+
+class Encoder(Handle):
+    """An embedding model, from `load_encoder`. Vectors are float32 and have length 1."""
+
+    @property
+    def dimension(self) -> int:
+        """Return D, the length of a vector."""
+        return self._model.engine.width
+
+    def encode_queries(
+        self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts.
+
+        Args:
+            texts: Queries, without any prompt: the recipe adds it.
+            instruction: Replaces the model's own instruction; "" leaves it out.
+            show_progress: Show a bar.
+
+        Raises:
+            InputError: A text is not valid text (the message names its index), or is too long and overflow="error".
+            ConfigError: The model takes no instruction.
+            ClosedError: The encoder was closed.
+        """
+        work = self._queries(texts, instruction)
+        self._run(work, self._priority(work), show_progress)
+        return work.vectors()
+
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts. Raises as `encode_queries`."""
+        work = self._documents(texts)
+        self._run(work, "bulk", show_progress)
+        return work.vectors()
+
+    async def aencode_queries(
+        self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """Return what `encode_queries` returns; the event loop goes on meanwhile.
+
+        Concurrent calls share forward passes. Cancelling drops the work that has not started.
+        """
+        work = await self._aprepare(texts, self._queries, instruction)
+        await self._arun(work, self._priority(work), show_progress)
+        return work.vectors()
+
+    async def aencode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        """Return what `encode_documents` returns; the event loop goes on meanwhile."""
+        work = await self._aprepare(texts, self._documents)
+        await self._arun(work, "bulk", show_progress)
+        return work.vectors()
+
+    def encode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
+        """Return float32 (S, D), row i for the characters spans[i] of the document, seen in the whole document.
+
+        One pass over the document: a vector is the mean of the tokens that share a character with its span, so that
+        pronouns and headings elsewhere count (late chunking). A document beyond `max_length` is read in windows that
+        overlap by a quarter, and each span in the window that holds it best.
+
+        Raises:
+            ConfigError: The model does not pool by mean.
+            InputError: The document is no valid text, or a span does not lie in it or holds no token.
+        """
+        work = self._chunks(document, spans)
+        self._run(work, "bulk", show_progress=False)
+        return work.vectors()
+
+    async def aencode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
+        """Return what `encode_chunks` returns; the event loop goes on meanwhile."""
+        work = await asyncio.to_thread(self._chunks, document, spans)
+        await self._arun(work, "bulk", show_progress=False)
+        return work.vectors()
+
+    def _chunks(self, document: str, spans: Sequence[Span]) -> ChunkWork:
+        if self.spec.pooling != "mean":
+            raise ConfigError(f"{self.spec.name} pools by {self.spec.pooling!r}: late chunking needs mean pooling.")
+        template, tokenizer = self.spec.document_template, self._model.tokenizer
+        return ChunkWork(document, spans, tokenizer, template, self.max_length, self.dimension)
+
+    def _queries(self, texts: Sequence[str], instruction: str | None) -> _Encoding:
+        if instruction is not None and not isinstance(instruction, str):
+            raise ConfigError(f"instruction is {type(instruction).__name__}, expected str or None.")
+        check_text(instruction or "", "instruction")
+        self.spec.format_query("", instruction)  # refuses an instruction that the model cannot take
+        return self._work(texts, lambda text: self.spec.format_query(text, instruction))
+
+    def _documents(self, texts: Sequence[str]) -> _Encoding:
+        return self._work(texts, self.spec.format_document)
+
+    def _work(self, texts: Sequence[str], template: Callable[[str], str]) -> _Encoding:
+        texts = tuple(texts) if isinstance(texts, Sequence) and not isinstance(texts, (str, bytes)) else texts
+        check_texts(texts)
+        truncation = Truncation(self._overflow, self.max_length, "texts")
+        return _Encoding(texts, template, self._model.tokenizer, self.max_length, self.dimension, truncation)
+
+
+class _Encoding(Work):
+    def __init__(
+        self,
+        texts: Sequence[str],
+        template: Callable[[str], str],
+        tokenizer: TextTokenizer,
+        max_length: int,
+        dimension: int,
+        truncation: Truncation,
+    ) -> None:
+        self.count = len(texts)
+        self._texts = texts
+        self._template = template
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._truncation = truncation
+        self._places: dict[int, list[int]] = {}
+        self._vectors = np.empty((len(texts), dimension), dtype=np.float32)
+
+    def prepare(self, low: int, high: int) -> list[Tokens]:
+        unique, places = distinct(self._texts[low:high])
+        ids = self._tokenizer.ids([self._template(text) for text in unique])
+        for index, place in enumerate(places, low):
+            length = len(ids[place]) + self._tokenizer.frame_length
+            if length > self._max_length:
+                self._truncation.note(index, length)
+        self._places[low] = places
+        return [Tokens(self._tokenizer.frame(part, self._max_length)) for part in ids]
+
+    def finish(self, low: int, high: int, rows: np.ndarray) -> None:
+        self._vectors[low:high] = rows[self._places.pop(low)]
+
+    def characters(self) -> int:
+        return sum(map(len, self._texts))
+
+    def vectors(self) -> np.ndarray:
+        self._truncation.report(self.count)
+        return self._vectors

@@ -1,0 +1,140 @@
+"""Query and document pairs to scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zh_retrieval.errors import InputError
+from zh_retrieval.layers.packing import Tokens
+from zh_retrieval.local.session import Handle, Truncation, Work, distinct
+from zh_retrieval.options import Overflow
+from zh_retrieval.ranking import Ranked, rank_scores
+from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.tokenization.pairs import Context, PairSequences, context, cross_encoder_pair, query_likelihood_pair
+from zh_retrieval.tokenization.tokenizer import TextTokenizer, check_text, check_texts
+
+Pair = tuple[str, str]
+
+
+class Reranker(Handle):
+    """A reranking model, from `load_reranker`. Scores are raw: see `spec.score_range`."""
+
+    def score(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
+        """Return float32 (N,), the raw score of each (query, document); higher is better; (0,) for no pairs.
+
+        A cross-encoder gives its logit, query likelihood the mean log p (natural log) of the query's tokens.
+
+        Raises:
+            InputError: A pair is not two valid texts, or is too long and overflow="error"; the message names its index.
+            ClosedError: The reranker was closed.
+        """
+        work = self._work(pairs)
+        self._run(work, self._priority(work), show_progress)
+        return work.scores()
+
+    async def ascore(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
+        """Return what `score` returns; the event loop goes on meanwhile."""
+        work = await self._aprepare(pairs, self._work)
+        await self._arun(work, self._priority(work), show_progress)
+        return work.scores()
+
+    def rank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+        """Return the documents' indices and raw scores, best first, ties in their order; [] for no documents."""
+        return rank_scores(self.score(_pairs(query, documents)).tolist(), top_n)
+
+    async def arank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+        """Return what `rank` returns; the event loop goes on meanwhile."""
+        scores = await self.ascore(_pairs(query, documents))
+        return rank_scores(scores.tolist(), top_n)
+
+    def _work(self, pairs: Sequence[Pair]) -> _Scoring:
+        pairs = tuple(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)) else pairs
+        _check_pairs(pairs)
+        return _Scoring(pairs, self.spec, self._model.tokenizer, self.max_length, self._overflow)
+
+
+def _firsts(places: list[int], low: int) -> list[int]:
+    """Return for each distinct pair the index of the first input that it came from."""
+    firsts: dict[int, int] = {}
+    for index, place in enumerate(places, low):
+        firsts.setdefault(place, index)
+    return list(firsts.values())
+
+
+def _pairs(query: str, documents: Sequence[str]) -> list[Pair]:
+    check_text(query, "query")
+    check_texts(documents, "documents")
+    return [(query, document) for document in documents]
+
+
+def _check_pairs(pairs: Sequence[Pair]) -> None:
+    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Sequence):
+        raise InputError(f"pairs is {type(pairs).__name__}, expected a list of (query, document).")
+    for index, pair in enumerate(pairs):
+        if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InputError(f"pairs[{index}] is {type(pair).__name__}, expected (query, document).")
+        check_text(pair[0], f"pairs[{index}] query")
+        check_text(pair[1], f"pairs[{index}] document")
+
+
+class _Scoring(Work):
+    def __init__(
+        self, pairs: Sequence[Pair], spec: ModelSpec, tokenizer: TextTokenizer, max_length: int, overflow: Overflow
+    ) -> None:
+        self.count = len(pairs)
+        self._pairs = pairs
+        self._spec = spec
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._windows = overflow == "window"
+        self._truncation = Truncation(overflow, max_length, "pairs")
+        self._shapes: dict[int, tuple[list[int], list[int]]] = {}  # window -> places of pairs, sequences of each
+        self._scores = np.empty(len(pairs), dtype=np.float32)
+
+    def prepare(self, low: int, high: int) -> list[Tokens]:
+        pairs, places = distinct([(query, document) for query, document in self._pairs[low:high]])
+        queries = self._unique_ids([self._spec.format_query(query) for query, _ in pairs])
+        build = self._cross_encoder if self._spec.scoring == "classification" else self._likelihood
+        sequences = build(pairs, queries, _firsts(places, low))
+        for index, place in enumerate(places, low):
+            if sequences[place].length > self._max_length and not self._windows:
+                self._truncation.note(index, sequences[place].length)
+        self._shapes[low] = places, [len(pair.tokens) for pair in sequences]
+        return [tokens for pair in sequences for tokens in pair.tokens]
+
+    def _unique_ids(self, texts: list[str]) -> list[list[int]]:
+        unique, places = distinct(texts)
+        ids = self._tokenizer.ids(unique)
+        return [ids[place] for place in places]
+
+    def _cross_encoder(self, pairs: Sequence[Pair], queries: list[list[int]], _: list[int]) -> list[PairSequences]:
+        documents = self._unique_ids([self._spec.format_document(document) for _, document in pairs])
+        return [
+            cross_encoder_pair(query, document, self._tokenizer, self._max_length, self._windows)
+            for query, document in zip(queries, documents, strict=True)
+        ]
+
+    def _likelihood(self, pairs: Sequence[Pair], queries: list[list[int]], indices: list[int]) -> list[PairSequences]:
+        start = self._spec.document_template.index("{text}")
+        contexts: dict[str, Context] = {}
+        sequences = []
+        for (_, document), query, index in zip(pairs, queries, indices, strict=True):
+            if document not in contexts:
+                text = self._spec.format_document(document)
+                contexts[document] = context(text, start, start + len(document), self._tokenizer)
+            sequences.append(query_likelihood_pair(query, contexts[document], index, self._max_length, self._windows))
+        return sequences
+
+    def finish(self, low: int, high: int, rows: np.ndarray) -> None:
+        places, sizes = self._shapes.pop(low)
+        best = np.maximum.reduceat(rows[:, 0], np.cumsum([0, *sizes[:-1]]))
+        self._scores[low:high] = best[places]
+
+    def characters(self) -> int:
+        return sum(len(query) + len(document) for query, document in self._pairs)
+
+    def scores(self) -> np.ndarray:
+        self._truncation.report(self.count)
+        return self._scores

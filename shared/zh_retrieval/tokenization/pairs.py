@@ -1,0 +1,89 @@
+"""Query and document ids to the sequences of a reranker: framing, cutting, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zh_retrieval.errors import InputError
+from zh_retrieval.layers.packing import Tokens
+from zh_retrieval.tokenization.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class PairSequences:
+    """The sequences of one pair (more than one only with windows) and how many tokens the pair has uncut."""
+
+    tokens: tuple[Tokens, ...]
+    length: int
+
+
+def cross_encoder_pair(
+    query: list[int], document: list[int], tokenizer: TextTokenizer, max_length: int, windows: bool
+) -> PairSequences:
+    """Return `<s> query </s></s> document </s>`, as FlagEmbedding's reranker builds it.
+
+    The query is cut to three quarters of `max_length`, then the document to what is left, or laid under windows.
+    """
+    special = tokenizer.frame_length + len(tokenizer.separator)
+    kept = query[: max(0, min(max_length * 3 // 4, max_length - special - 1))]
+    room = max_length - special - len(kept)
+    head = [*tokenizer.prefix, *kept, *tokenizer.separator]
+    tokens = tuple(Tokens([*head, *part, *tokenizer.suffix]) for part in _parts(document, room, windows))
+    return PairSequences(tokens, special + len(query) + len(document) if len(kept) == len(query) else max_length + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The tokens of `Document: {document} Query:`; a document token lies wholly within the document."""
+
+    head: list[int]
+    document: list[int]
+    tail: list[int]
+
+
+def context(text: str, document_start: int, document_end: int, tokenizer: TextTokenizer) -> Context:
+    """Return the tokens of a prompt, parted where the document's characters begin and end."""
+    ids, offsets = tokenizer.ids_with_offsets(text)
+    low = next((i for i, (_, end) in enumerate(offsets) if end > document_start), len(ids))
+    high = next((i for i, (_, end) in enumerate(offsets) if end > document_end), len(ids))
+    return Context(ids[:low], ids[low:high], ids[high:])
+
+
+def query_likelihood_pair(
+    query: list[int], prompt: Context, index: int, max_length: int, windows: bool
+) -> PairSequences:
+    """Return the prompt followed by the query, whose ids are the targets.
+
+    Only document tokens are cut. The model's input ends before the last query token.
+
+    Raises:
+        InputError: The query is empty, or leaves no room for the document.
+    """
+    if not query:
+        raise InputError(f"pairs[{index}] has an empty query, which has no likelihood. Leave the pair out.")
+    fixed = len(prompt.head) + len(prompt.tail) + len(query)
+    room = max_length - fixed
+    if room < 1 and (prompt.document or room < 0):
+        raise InputError(
+            f"pairs[{index}] has a query of {len(query)} tokens, which leaves no room for a document within "
+            f"{max_length} tokens. Shorten the query or raise max_length."
+        )
+    tokens = tuple(
+        Tokens([*prompt.head, *part, *prompt.tail, *query[:-1]], targets=tuple(query))
+        for part in _parts(prompt.document, room, windows)
+    )
+    return PairSequences(tokens, fixed + len(prompt.document))
+
+
+def _parts(document: list[int], room: int, windows: bool) -> Iterator[list[int]]:
+    """Yield the cut document, or windows of `room` tokens that overlap by a quarter; the last one is full."""
+    if len(document) <= room or not windows:
+        yield document[: max(0, room)]
+        return
+    step = max(1, room - room // 4)
+    low = 0
+    while low + room < len(document):
+        yield document[low : low + room]
+        low += step
+    yield document[len(document) - room :]

@@ -1,0 +1,128 @@
+"""Text to token ids. The recipe, not a transformers class, decides about special tokens and truncation.
+
+The shared `tokenizers.Tokenizer` is only ever asked for bare ids: its truncation and padding state is not
+thread-safe, so cutting and framing happen here, on lists.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zh_retrieval.errors import CheckpointError, InputError
+from zh_retrieval.recipes.catalogue import ModelSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_PROBE = "今天天气很好，我们去公园散步。The weather is fine, 1 2 3."
+
+
+def check_texts(texts: Sequence[str], what: str = "texts") -> None:
+    """Raise InputError, naming the index, unless every text is a str of valid Unicode.
+
+    Raises:
+        InputError: `texts` is not a sequence, or an element is not a str or holds a lone surrogate.
+    """
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
+        raise InputError(f"{what} is {type(texts).__name__}, expected a list of str. Wrap one text in a list.")
+    for index, text in enumerate(texts):
+        check_text(text, f"{what}[{index}]")
+
+
+def check_text(text: object, what: str) -> None:
+    """Raise InputError unless `text` is a str of valid Unicode; `what` names it in the message."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} is {type(text).__name__}, expected str. Remove it or convert it.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} holds a lone surrogate {text[error.start]!r} at character {error.start}, expected valid "
+            "Unicode. Decode the source with errors='replace'."
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class TextTokenizer:
+    """A vocabulary and the special tokens of one recipe.
+
+    Attributes:
+        tokenizer: Gives bare ids; its truncation, padding and post-processor are not used.
+        prefix: Ids put before a text.
+        suffix: Ids put after a text.
+        separator: Ids between query and document of a pair.
+    """
+
+    tokenizer: Tokenizer
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    separator: tuple[int, ...]
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the bare token ids of each text."""
+        if len(texts) == 1:  # no thread pool for a single text: faster, and safe to fork after
+            return [self.tokenizer.encode(texts[0], add_special_tokens=False).ids]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def ids_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return bare token ids and the half-open character range of each."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def frame(self, ids: Sequence[int], max_length: int) -> list[int]:
+        """Return prefix + ids + suffix, `ids` cut so that the whole is at most `max_length` tokens."""
+        room = max_length - len(self.prefix) - len(self.suffix)
+        return [*self.prefix, *ids[:room], *self.suffix]
+
+    @property
+    def frame_length(self) -> int:
+        """Return how many special tokens `frame` adds."""
+        return len(self.prefix) + len(self.suffix)
+
+
+def build(tokenizer: Tokenizer, spec: ModelSpec, folder: object) -> TextTokenizer:
+    """Return the recipe's tokenizer after checking that its special tokens exist and that it knows words.
+
+    Raises:
+        CheckpointError: A special token is missing, or every word becomes the unknown token.
+    """
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    framing = [
+        tuple(_special_id(tokenizer, name, spec, folder) for name in names)
+        for names in (spec.prefix, spec.suffix, spec.separator)
+    ]
+    _check_probe(tokenizer, folder)
+    return TextTokenizer(tokenizer, *framing)
+
+
+def _special_id(tokenizer: Tokenizer, name: str, spec: ModelSpec, folder: object) -> int:
+    found = tokenizer.token_to_id(name)
+    if found is None:
+        raise CheckpointError(
+            f"The tokenizer in {folder} lacks {name!r}, which {spec.name} puts around a text. "
+            "Check that the folder holds the tokenizer of this model."
+        )
+    return found
+
+
+def _check_probe(tokenizer: Tokenizer, folder: object) -> None:
+    """Refuse a vocabulary that knows nothing; one that knows its own words but not the probe gets a warning."""
+    unknown = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")} - {None}
+    if _knows_some(tokenizer, _PROBE, unknown):
+        return
+    words = [word for word in list(tokenizer.get_vocab())[:200] if not word.startswith(("[", "<"))]
+    if not _knows_some(tokenizer, " ".join(words), unknown):
+        raise CheckpointError(
+            f"The tokenizer in {folder} maps every word to the unknown token. Its vocabulary file is missing or wrong."
+        )
+    logger.warning("The tokenizer in %s knows no word of a Chinese and English probe: is it the right one?", folder)
+
+
+def _knows_some(tokenizer: Tokenizer, text: str, unknown: set[int | None]) -> bool:
+    return any(token not in unknown for token in tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,0 +1,63 @@
+"""`zh-retrieval bench`: the figures are there, and what is compared is compared rightly."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+import zh_retrieval as zr
+from zh_retrieval.bench import random_weights, workload
+from zh_retrieval.bench.measures import widest_swap
+from zh_retrieval.cli.main import main
+
+
+def test_texts_have_the_promised_lengths_and_are_the_same_every_time():
+    texts = workload.texts(200)
+    assert texts == workload.texts(200)
+    assert 15 <= min(map(len, texts)) < 40
+    assert 250 < max(map(len, texts)) <= 500
+
+
+def test_the_widest_swap_is_between_items_in_the_wrong_order():
+    reference = np.array([3.0, 1.0, 2.0], dtype=np.float32)
+    assert widest_swap(reference, reference * 2) == 0
+    assert widest_swap(reference, np.array([3.0, 2.0, 1.0], dtype=np.float32)) == 1
+
+
+@pytest.mark.parametrize("spec", zr.MODELS, ids=lambda spec: spec.name)
+def test_the_shape_of_every_entry_gives_its_number_of_weights(spec):
+    import torch
+
+    with torch.device("meta"):
+        model = random_weights.build(spec, spec.shape)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == pytest.approx(spec.parameters, rel=0.01)
+
+
+def test_random_weights_load_and_encode(tmp_path):
+    spec = zr.get_spec("e5-small-zh")
+    random_weights.write(spec, tmp_path)
+    with zr.load_encoder(spec.name, path=tmp_path, device="cpu") as encoder:
+        assert encoder.encode_documents(["今天天气很好"]).shape == (1, 384)
+        assert encoder._model.tokenizer.ids(["天气"]) != [[3, 3]]
+
+
+@pytest.mark.slow
+def test_a_report_is_printed_written_and_drawn(tmp_path, capsys):
+    output, plot = tmp_path / "report.json", tmp_path / "chart.svg"
+    flags = "--model e5-small-zh --peers none --texts 4 --queries 10 --bulk 40 --rounds 1 --variants float32,int8"
+    assert main(["bench", *flags.split(), "--output", str(output), "--plot", str(plot)]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert [row["side"] for row in report["throughput"]] == ["zh-retrieval float32", "zh-retrieval int8"]
+    assert report["throughput"][1]["min_cosine"] > 0.98
+    assert all(row["milliseconds"] > 0 for row in report["latency"])
+    assert report["concurrency"]["gathered"]["min_cosine"] > 0.999
+    assert "zh-retrieval int8" in printed
+    assert len(ET.parse(plot).findall("{http://www.w3.org/2000/svg}rect")) == 1 + 2 + 2
+
+
+def test_peers_that_are_not_there_are_refused(capsys):
+    assert main(["bench", "--model", "e5-small-zh", "--peers", "faiss"]) == 2
+    assert "not installed" in capsys.readouterr().err
