@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zh_retrieval.base import Encoder, Reranker
     from zh_retrieval.errors import (
         CheckpointError,
         ClosedError,
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
         ZhRetrievalError,
     )
     from zh_retrieval.loading import close_all, load_encoder, load_reranker
-    from zh_retrieval.local.encoder import Encoder
-    from zh_retrieval.local.reranker import Reranker
     from zh_retrieval.ranking import Ranked
-    from zh_retrieval.recipes.catalogue import MODELS, ModelSpec, get_spec
+    from zh_retrieval.recipes.catalogue import MODELS
+    from zh_retrieval.recipes.registry import get_spec
+    from zh_retrieval.recipes.spec import ModelSpec
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "zh_retrieval.local.encoder": ("Encoder",),
+    "zh_retrieval.base": ("Encoder", "Reranker"),
     "zh_retrieval.errors": (
         "CheckpointError",
         "ClosedError",
@@ -45,8 +46,9 @@ _HOMES = {
     ),
     "zh_retrieval.loading": ("close_all", "load_encoder", "load_reranker"),
     "zh_retrieval.ranking": ("Ranked",),
-    "zh_retrieval.local.reranker": ("Reranker",),
-    "zh_retrieval.recipes.catalogue": ("MODELS", "ModelSpec", "get_spec"),
+    "zh_retrieval.recipes.catalogue": ("MODELS",),
+    "zh_retrieval.recipes.registry": ("get_spec",),
+    "zh_retrieval.recipes.spec": ("ModelSpec",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -16,15 +16,16 @@ import numpy as np
 from pydantic import BaseModel, Field, PrivateAttr
 from typing_extensions import Self
 
+from zh_retrieval.base import Model
 from zh_retrieval.engine.hardware import resolve_device, resolve_dtype
 from zh_retrieval.errors import InputError
-from zh_retrieval.local.session import Handle
 from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
-from zh_retrieval.recipes.catalogue import ModelSpec, Task, check_task, get_spec
+from zh_retrieval.recipes.registry import check_task, get_spec
+from zh_retrieval.recipes.spec import ModelSpec, Task
 
 _CONVERTED_AT_ONCE = 50_000  # numbers: about 1 ms
 
-HandleT = TypeVar("HandleT", bound=Handle)
+HandleT = TypeVar("HandleT", bound=Model)
 
 
 class LoadFields(BaseModel):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from zh_retrieval.errors import ConfigError
-from zh_retrieval.recipes.catalogue import Task
+from zh_retrieval.recipes.spec import Task
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]

@@ -14,11 +14,12 @@ import torch
 
 from zh_retrieval.checkpoint.weight_files import count_parameters, weight_files
 from zh_retrieval.loading import load_encoder, load_reranker
-from zh_retrieval.local.encoder import Encoder
-from zh_retrieval.local.reranker import Reranker
-from zh_retrieval.local.session import Handle
-from zh_retrieval.recipes.catalogue import ModelSpec, get_spec
+from zh_retrieval.local.encoder import LocalEncoder
+from zh_retrieval.local.reranker import LocalReranker
+from zh_retrieval.local.session import Session
 from zh_retrieval.recipes.published import PUBLISHED, Published
+from zh_retrieval.recipes.registry import get_spec
+from zh_retrieval.recipes.spec import ModelSpec
 
 _TOPICS = (  # a question, and the passage that answers it; every model tells these apart
     ("怎么冲泡绿茶？", "绿茶用八十度左右的水冲泡，时间一到两分钟，水太烫会发苦。"),
@@ -90,10 +91,10 @@ def selftest(model: str | ModelSpec, *, published: bool | None = None, **options
     found, dtype, checks = _first_copy(spec, published, options)
     if spec.parameters < _LARGE and options.get("quantization") is None:
         other = "bfloat16" if dtype == torch.float32 else "float32"
-        with _open(spec, options | {"dtype": other}) as handle:
+        with _open(spec, options | {"dtype": other}) as other_model:
             low = _TOLERANCES[torch.bfloat16]
             name = f"{str(dtype).removeprefix('torch.')} agrees with {other}"
-            checks.append(_agreement(name, _results(handle), found, low))
+            checks.append(_agreement(name, _results(other_model), found, low))
     return checks
 
 
@@ -101,72 +102,72 @@ def _first_copy(
     spec: ModelSpec, published: bool, options: Mapping[str, Any]
 ) -> tuple[np.ndarray, torch.dtype, list[Check]]:
     """Return the results of the model as it was asked for, its dtype and its checks; its weights are freed."""
-    with _open(spec, options) as handle:
-        tolerance = _INT8 if options.get("quantization") else _TOLERANCES[handle.dtype]
-        found = _results(handle)
-        checks = [_shape(handle, found, published), _ends(handle), _batching(handle, found, tolerance)]
+    with _open(spec, options) as model:
+        tolerance = _INT8 if options.get("quantization") else _TOLERANCES[model.dtype]
+        found = _results(model)
+        checks = [_shape(model, found, published), _ends(model), _batching(model, found, tolerance)]
         if published:
-            checks += [_size(handle), _sense(handle)]
-            checks += _published(handle, PUBLISHED.get(spec.name, Published()), tolerance)
-        return found, handle.dtype, checks
+            checks += [_size(model), _sense(model)]
+            checks += _published(model, PUBLISHED.get(spec.name, Published()), tolerance)
+        return found, model.dtype, checks
 
 
-def _open(spec: ModelSpec, options: Mapping[str, Any]) -> Encoder | Reranker:
+def _open(spec: ModelSpec, options: Mapping[str, Any]) -> LocalEncoder | LocalReranker:
     load: Any = load_encoder if spec.task == "embedding" else load_reranker
-    handle: Encoder | Reranker = load(spec, **{**options, "local_files_only": True, "private": True})
-    return handle
+    model: LocalEncoder | LocalReranker = load(spec, **{**options, "local_files_only": True, "private": True})
+    return model
 
 
-def _results(handle: Handle) -> np.ndarray:
+def _results(model: Session) -> np.ndarray:
     """Return float32 (N, D) of all documents and queries, or (N, 1) of all pairs, computed together."""
-    if isinstance(handle, Encoder):
-        return np.concatenate([handle.encode_documents(_DOCUMENTS), handle.encode_queries(_QUERIES)])
-    assert isinstance(handle, Reranker)
-    return handle.score(_PAIRS)[:, None]
+    if isinstance(model, LocalEncoder):
+        return np.concatenate([model.encode_documents(_DOCUMENTS), model.encode_queries(_QUERIES)])
+    assert isinstance(model, LocalReranker)
+    return model.score(_PAIRS)[:, None]
 
 
-def _alone(handle: Handle) -> Iterator[np.ndarray]:
-    if isinstance(handle, Encoder):
-        yield from (handle.encode_documents([text]) for text in _DOCUMENTS)
-        yield from (handle.encode_queries([text]) for text in _QUERIES)
-    elif isinstance(handle, Reranker):
-        yield from (handle.score([pair])[:, None] for pair in _PAIRS)
+def _alone(model: Session) -> Iterator[np.ndarray]:
+    if isinstance(model, LocalEncoder):
+        yield from (model.encode_documents([text]) for text in _DOCUMENTS)
+        yield from (model.encode_queries([text]) for text in _QUERIES)
+    elif isinstance(model, LocalReranker):
+        yield from (model.score([pair])[:, None] for pair in _PAIRS)
 
 
-def _shape(handle: Handle, found: np.ndarray, published: bool) -> Check:
+def _shape(model: Session, found: np.ndarray, published: bool) -> Check:
     finite = bool(np.isfinite(found).all())
-    if isinstance(handle, Reranker):
-        highest = 0.0 if handle.spec.scoring == "query-likelihood" else np.inf
+    if isinstance(model, LocalReranker):
+        highest = 0.0 if model.spec.scoring == "query-likelihood" else np.inf
         right = finite and bool((found <= highest).all())
         return Check("scores are finite", right, f"{len(found)} scores, {found.min():.3f} to {found.max():.3f}")
-    expected = handle.spec.dimension if published else found.shape[1]
+    expected = model.spec.dimension if published else found.shape[1]
     off = float(np.abs(np.linalg.norm(found, axis=1) - 1).max())
     right = finite and found.shape[1] == expected and off < 1e-3
     return Check("vectors are finite and of length 1", right, f"dimension {found.shape[1]}, length off by {off:.1e}")
 
 
-def _sequences(handle: Handle, text: str) -> list[int]:
-    if isinstance(handle, Encoder):
-        return list(handle._documents([text]).prepare(0, 1)[0].ids)
-    assert isinstance(handle, Reranker)
-    return list(handle._work([("好", text)]).prepare(0, 1)[0].ids)
+def _sequences(model: Session, text: str) -> list[int]:
+    if isinstance(model, LocalEncoder):
+        return list(model._documents([text]).prepare(0, 1)[0].ids)
+    assert isinstance(model, LocalReranker)
+    return list(model._work([("好", text)]).prepare(0, 1)[0].ids)
 
 
-def _ends(handle: Handle) -> Check:
+def _ends(model: Session) -> Check:
     """Check that long input is cut inside, and keeps its special tokens."""
-    tokenizer = handle._model.tokenizer
-    ids = _sequences(handle, "天气很好。" * handle.max_length)
-    most = handle.max_length - (1 if handle.spec.scoring == "query-likelihood" else 0)  # its last token is not read
+    tokenizer = model._model.tokenizer
+    ids = _sequences(model, "天气很好。" * model.max_length)
+    most = model.max_length - (1 if model.spec.scoring == "query-likelihood" else 0)  # its last token is not read
     right = len(ids) <= most and _framed(ids, tokenizer.prefix, tokenizer.suffix)
-    return Check("long text keeps its special tokens", right, f"{len(ids)} of {handle.max_length} tokens")
+    return Check("long text keeps its special tokens", right, f"{len(ids)} of {model.max_length} tokens")
 
 
 def _framed(ids: list[int], prefix: tuple[int, ...], suffix: tuple[int, ...]) -> bool:
     return tuple(ids[: len(prefix)]) == prefix and tuple(ids[len(ids) - len(suffix) :]) == suffix
 
 
-def _batching(handle: Handle, found: np.ndarray, tolerance: Tolerance) -> Check:
-    return _agreement("packed agrees with alone", np.concatenate(list(_alone(handle))), found, tolerance)
+def _batching(model: Session, found: np.ndarray, tolerance: Tolerance) -> Check:
+    return _agreement("packed agrees with alone", np.concatenate(list(_alone(model))), found, tolerance)
 
 
 def _agreement(name: str, expected: np.ndarray, found: np.ndarray, tolerance: Tolerance) -> Check:
@@ -179,9 +180,9 @@ def _agreement(name: str, expected: np.ndarray, found: np.ndarray, tolerance: To
     return Check(name, off <= tolerance.batching, f"off by at most {off:.1e}, allowed {tolerance.batching:.0e}")
 
 
-def _size(handle: Handle) -> Check:
-    files = weight_files(handle.folder)
-    count, expected = count_parameters(files), handle.spec.parameters
+def _size(model: Session) -> Check:
+    files = weight_files(model.folder)
+    count, expected = count_parameters(files), model.spec.parameters
     size = sum(file.stat().st_size for file in files) / 1e6
     right = abs(count / expected - 1) <= _SIZE_TOLERANCE
     return Check(
@@ -189,32 +190,32 @@ def _size(handle: Handle) -> Check:
     )
 
 
-def _sense(handle: Handle) -> Check:
+def _sense(model: Session) -> Check:
     """Check that each question finds its own passage."""
     answers = [document for _, document in _TOPICS]
-    if isinstance(handle, Encoder):
-        scores = handle.encode_queries(_QUERIES) @ handle.encode_documents(answers).T
+    if isinstance(model, LocalEncoder):
+        scores = model.encode_queries(_QUERIES) @ model.encode_documents(answers).T
     else:
-        assert isinstance(handle, Reranker)
-        scores = handle.score([(query, answer) for query in _QUERIES for answer in answers]).reshape(4, 4)
+        assert isinstance(model, LocalReranker)
+        scores = model.score([(query, answer) for query in _QUERIES for answer in answers]).reshape(4, 4)
     hits = int((scores.argmax(axis=1) == np.arange(len(answers))).sum())
     return Check("questions find their answers", hits == len(answers), f"{hits} of {len(answers)}")
 
 
-def _published(handle: Handle, known: Published, tolerance: Tolerance) -> Iterator[Check]:
+def _published(model: Session, known: Published, tolerance: Tolerance) -> Iterator[Check]:
     if known.prefix or known.suffix:
-        ids = _sequences(handle, "你好")
+        ids = _sequences(model, "你好")
         detail = f"{ids[:1]} ... {ids[-1:]}, expected {list(known.prefix)} ... {list(known.suffix)}"
         yield Check("published special tokens", _framed(ids, known.prefix, known.suffix), detail)
     for text, expected in known.ids.items():
-        reads = _sequences(handle, text) if isinstance(handle, Encoder) else handle._model.tokenizer.ids([text])[0]
+        reads = _sequences(model, text) if isinstance(model, LocalEncoder) else model._model.tokenizer.ids([text])[0]
         yield Check(f"published ids of {text!r}", tuple(reads) == expected, f"{reads}, expected {list(expected)}")
-    if isinstance(handle, Encoder):
-        for texts, encode in ((known.documents, handle.encode_documents), (known.queries, handle.encode_queries)):
+    if isinstance(model, LocalEncoder):
+        for texts, encode in ((known.documents, model.encode_documents), (known.queries, model.encode_queries)):
             for text, numbers in texts.items():
                 yield _numbers(f"published vector of {text!r}", encode([text])[0], numbers, tolerance.component)
-    elif isinstance(handle, Reranker) and known.scores:
-        found = handle.score(list(known.scores))
+    elif isinstance(model, LocalReranker) and known.scores:
+        found = model.score(list(known.scores))
         for (query, document), score, value in zip(known.scores, known.scores.values(), found, strict=True):
             name = f"published score of {query!r}, {document!r}"
             yield _numbers(name, np.array([value]), (score,), tolerance.score)

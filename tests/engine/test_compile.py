@@ -11,11 +11,11 @@ import zh_retrieval as zr
 from tests import golden
 from tests.golden.recipe import write
 from tests.tiny_models import tiny_bert, tiny_mistral
-from zh_retrieval.checkpoint.load import Loading, load_checkpoint
+from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.engine.compile import Compiled
 from zh_retrieval.engine.torch_engine import Engine
-from zh_retrieval.layers.packing import Tokens
 from zh_retrieval.layers.readout import pooled
+from zh_retrieval.sequence import Tokens
 
 CPU = torch.device("cpu")
 BATCHES = [(5,), (9, 9, 3), (40, 7, 7, 7, 2), (130, 11), (64, 64), (2, 1, 1)]
@@ -34,7 +34,7 @@ def loaded(request, tmp_path):
         write(Path(golden.__file__).parent / "jina", tmp_path)
     else:
         (tiny_bert if spec.architecture == "bert" else tiny_mistral)(tmp_path)
-    return load_checkpoint(tmp_path, spec, Loading(torch.float32), trusted_sizes=True).body, spec
+    return load_checkpoint(tmp_path, spec, Placement(torch.float32), trusted_sizes=True).parts.body, spec
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from tests import golden
 from tests.golden.recipe import write
 from tests.tiny_models import tiny_bert, tiny_mistral, tiny_xlmr_reranker
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
-from zh_retrieval.layers.packing import Tokens, pack
+from zh_retrieval.layers.packing import pack
+from zh_retrieval.sequence import Tokens
 
 CPU = torch.device("cpu")
 LENGTHS = [1, 5, 16, 17, 40, 63, 64]

@@ -11,7 +11,7 @@ import pytest
 
 import zh_retrieval as zr
 from zh_retrieval.engine.scheduler import Scheduler
-from zh_retrieval.layers.packing import Tokens
+from zh_retrieval.sequence import Tokens
 
 
 class Rows:

@@ -13,7 +13,8 @@ from torch.nn.attention.flex_attention import flex_attention
 import zh_retrieval as zr
 from tests.golden.recipe import write
 from zh_retrieval.layers.alibi import alibi_attention, attend_flex, document_blocks, slopes
-from zh_retrieval.layers.packing import Tokens, pack
+from zh_retrieval.layers.packing import pack
+from zh_retrieval.sequence import Tokens
 
 CASE = Path(__file__).parent / "jina"
 CASES = json.loads((CASE / "expected.json").read_text(encoding="utf-8"))["cases"]
@@ -81,7 +82,8 @@ def test_flex_skips_blocks_of_other_sequences():
 def test_8192_tokens_need_little_memory():
     code = """
 import threading, time, torch
-from zh_retrieval.layers.packing import Tokens, pack
+from zh_retrieval.sequence import Tokens
+from zh_retrieval.layers.packing import pack
 from zh_retrieval.models.jina_bert import JinaBertModel, jina_config
 
 def used():

@@ -15,8 +15,10 @@ import zh_retrieval as zr
 from langchain_zh_retrieval import ModelScopeEmbeddings, late_chunks
 from llama_index_zh_retrieval import LateChunkNodeParser, ModelScopeEmbedding
 from tests.golden.recipe import write
-from zh_retrieval.chunking import macro_windows, sentence_spans, token_span
-from zh_retrieval.layers.packing import Tokens, pack
+from zh_retrieval.chunking import sentence_spans
+from zh_retrieval.layers.packing import pack
+from zh_retrieval.sequence import Tokens
+from zh_retrieval.tokenization.late_chunks import macro_windows, token_span
 
 CASE = Path(__file__).parent / "jina"
 MODEL = "jina-embeddings-v2-base-zh"

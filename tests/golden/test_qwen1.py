@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import zh_retrieval as zr
 from tests.golden.recipe import write
-from zh_retrieval.checkpoint.load import Loading, load_checkpoint
-from zh_retrieval.models.qwen1 import qwen_tokenizer
+from zh_retrieval.checkpoint.load import Placement, load_checkpoint
+from zh_retrieval.tokenization.tiktoken import qwen_tokenizer
 
 HERE = Path(__file__).parent
 CASE = HERE / "qwen1"
@@ -132,5 +132,5 @@ def test_ordinary_qwen2_checkpoints_are_not_touched(tmp_path, reranker):
 
 def test_bfloat16_loads_in_bfloat16(folder):
     spec = zr.get_spec("rankinggpt")
-    loaded = load_checkpoint(folder, spec, Loading(torch.bfloat16), trusted_sizes=True)
-    assert {parameter.dtype for parameter in loaded.body.parameters()} == {torch.bfloat16}
+    loaded = load_checkpoint(folder, spec, Placement(torch.bfloat16), trusted_sizes=True)
+    assert {parameter.dtype for parameter in loaded.parts.body.parameters()} == {torch.bfloat16}

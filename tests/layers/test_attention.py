@@ -5,7 +5,8 @@ import torch
 
 from zh_retrieval.layers.alibi import alibi_attention
 from zh_retrieval.layers.attention import attend_products, by_products, packed_attention
-from zh_retrieval.layers.packing import Tokens, pack
+from zh_retrieval.layers.packing import pack
+from zh_retrieval.sequence import Tokens
 
 CPU = torch.device("cpu")
 LENGTHS = (100, 100, 60, 7)

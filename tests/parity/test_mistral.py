@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 import zh_retrieval as zr
 from tests.tiny_models import tiny_mistral
 from zh_retrieval.layers.attention import _attend_runs
-from zh_retrieval.layers.packing import Tokens, pack
+from zh_retrieval.layers.packing import pack
+from zh_retrieval.sequence import Tokens
 
 TEXTS = ["", "好", "今天天气很好。", "我们去公园散步，" * 40, "然后回家做饭。" * 3]
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"

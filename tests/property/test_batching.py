@@ -7,8 +7,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zh_retrieval.layers.packing import Tokens, pack, plan, round_up
+from zh_retrieval.layers.packing import pack, round_up
 from zh_retrieval.ranking import normalize_scores, rank_scores
+from zh_retrieval.sequence import Tokens, plan
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=60)
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from zh_retrieval.engine.scheduler import Scheduler
-from zh_retrieval.layers.packing import Tokens
-from zh_retrieval.local.encoder import Encoder
+from zh_retrieval.local.encoder import LocalEncoder
+from zh_retrieval.sequence import Tokens
 
 _BEAT = 0.005  # seconds between two beats of the event loop's heart
 
 
-def gathered(encoder: Encoder, queries: list[str], instruction: str | None) -> dict[str, float]:
+def gathered(encoder: LocalEncoder, queries: list[str], instruction: str | None) -> dict[str, float]:
     """Return the seconds of the queries one after another and all at once, and the heart's latest beat (ms)."""
 
     async def ask(query: str) -> np.ndarray:
@@ -43,7 +43,7 @@ def gathered(encoder: Encoder, queries: list[str], instruction: str | None) -> d
     return asyncio.run(measure())
 
 
-def behind_bulk(encoder: Encoder, texts: list[str], query: str, count: int) -> dict[str, float]:
+def behind_bulk(encoder: LocalEncoder, texts: list[str], query: str, count: int) -> dict[str, float]:
     """Return how long a query waits while `texts` are embedded, against the time of one bulk batch (seconds)."""
 
     async def measure() -> dict[str, float]:
@@ -73,7 +73,7 @@ def behind_bulk(encoder: Encoder, texts: list[str], query: str, count: int) -> d
     return found | {"bulk_batch_s": batch, "batches_waited": found["query_wait_s"] / batch}
 
 
-def _batch_seconds(encoder: Encoder, texts: list[str]) -> float:
+def _batch_seconds(encoder: LocalEncoder, texts: list[str]) -> float:
     budget, used = encoder._model.engine.max_batch_tokens, 0
     batch = []
     for text in sorted(texts, key=len, reverse=True):
@@ -121,7 +121,7 @@ class _NullEngine:
         return _NullRows(len(tokens))
 
 
-def scheduler_overhead(_: Encoder, count: int) -> float:
+def scheduler_overhead(_: LocalEncoder, count: int) -> float:
     """Return the median milliseconds of one synchronous call through the scheduler with an engine that does nothing."""
     scheduler = Scheduler(_NullEngine())
     seconds = []

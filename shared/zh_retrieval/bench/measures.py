@@ -11,7 +11,7 @@ import numpy as np
 from zh_retrieval.bench import workload
 from zh_retrieval.bench.host import Host
 from zh_retrieval.bench.random_weights import floating_operations
-from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.recipes.spec import ModelSpec
 
 Row = dict[str, Any]
 

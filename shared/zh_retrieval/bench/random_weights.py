@@ -12,7 +12,7 @@ from torch import nn
 
 from zh_retrieval.checkpoint.load import quiet
 from zh_retrieval.errors import ConfigError
-from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.recipes.spec import ModelSpec
 
 _ASCII = "".join(chr(code) for code in range(33, 127))
 _PUNCTUATION = "，。？！：；、“”‘’（）《》—…"

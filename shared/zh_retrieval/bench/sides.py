@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zh_retrieval.recipes.catalogue import ModelSpec, Pooling, get_spec
+from zh_retrieval.recipes.registry import get_spec
+from zh_retrieval.recipes.spec import ModelSpec, Pooling
 
 Pairs = list[tuple[str, str]]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.hub.snapshot import is_safe
-from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.recipes.spec import ModelSpec
 
 _HARMLESS = ("Transformer", "Pooling", "Normalize", "Dropout")
 _POOLING_FLAGS = {  # before sentence-transformers 6: one flag for each mode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from zh_retrieval.checkpoint import blocks, lora
 from zh_retrieval.checkpoint.weight_files import IGNORED, check_files, find_not_finite, find_tensor, weight_files
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.layers import attention
-from zh_retrieval.models import qwen1
-from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.models import family, qwen1
+from zh_retrieval.models.base import Parts, Plan
+from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.tokenization.tokenizer import TextTokenizer, build
 from zh_retrieval.tokenization.vocabulary import load_vocabulary
 
@@ -30,31 +31,14 @@ _QUIET = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a folder holds, loaded on the CPU or where `device_map` says.
+    """What a folder holds, loaded on the CPU or where `device_map` says."""
 
-    Attributes:
-        body: Gives the last hidden states, (1, T, H).
-        head: The classification or language-model head; None for embedders.
-        tokenizer: Vocabulary and special tokens of the recipe.
-        width: Hidden size H.
-        length_limit: The most tokens of one sequence, special tokens included.
-        position_offset: The first position id.
-        packed: True if the body takes packed rows; False needs padded batches.
-        softcap: `final_logit_softcapping` of a causal LM.
-    """
-
-    body: nn.Module
-    head: nn.Module | None
+    parts: Parts
     tokenizer: TextTokenizer
-    width: int
-    length_limit: int
-    position_offset: int = 0
-    packed: bool = True
-    softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Loading:
+class Placement:
     """How the weights are to be loaded."""
 
     dtype: torch.dtype
@@ -75,14 +59,14 @@ class Loading:
 
 
 def load_checkpoint(
-    folder: Path, spec: ModelSpec, loading: Loading, *, trusted_sizes: bool, adapter: Path | None = None
+    folder: Path, spec: ModelSpec, placement: Placement, *, trusted_sizes: bool, adapter: Path | None = None
 ) -> Checkpoint:
     """Return the checked model of a folder.
 
     Args:
         folder: Holds config.json, weights and vocabulary.
         spec: The recipe.
-        loading: dtype and placement.
+        placement: dtype and devices.
         trusted_sizes: False demands the recipe's own dimension (a downloaded snapshot); True follows the folder.
         adapter: Folder of a LoRA adapter to merge into the weights.
 
@@ -102,16 +86,22 @@ def load_checkpoint(
     tokenizer = build(load_vocabulary(folder), spec, folder)
     files = weight_files(folder)
     attention.register()
-    checkpoint = _LOADERS[spec.architecture](folder, config, loading, tokenizer)
+    parts = _read(folder, family(spec.architecture)(config), placement)
     if adapter is not None:
-        lora.merge(checkpoint.body, adapter, qwen1.qwen2_layers if qwen1.is_qwen1(config) else None)
-    _check_vocabulary(checkpoint, folder)
-    checkpoint.body.config.use_cache = False  # type: ignore[union-attr]  # nothing is generated: keys and values go
-    for module in (checkpoint.body, checkpoint.head):
+        lora.merge(parts.body, adapter, qwen1.qwen2_layers if qwen1.is_qwen1(config) else None)
+    _check_vocabulary(parts, tokenizer, folder)
+    parts.body.config.use_cache = False  # type: ignore[union-attr]  # nothing is generated: keys and values go
+    for module in (parts.body, parts.head):
         if module is not None:
             _check_finite(module, files)
             module.eval().requires_grad_(False)
-    return checkpoint
+    return Checkpoint(parts, tokenizer)
+
+
+def _read(folder: Path, plan: Plan, placement: Placement) -> Parts:
+    state = blocks.state_dict(folder) if blocks.is_packed(folder) else None
+    arguments = {**placement.arguments(plan.attention), **plan.arguments}
+    return plan.parts(load_pretrained(plan.cls, folder, plan.config, state_dict=state, **arguments))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -150,9 +140,9 @@ def _check_architecture(config: dict[str, Any], spec: ModelSpec, folder: Path) -
         )
 
 
-def _check_vocabulary(checkpoint: Checkpoint, folder: Path) -> None:
-    embeddings = checkpoint.body.get_input_embeddings()  # type: ignore[operator]
-    rows, words = embeddings.weight.shape[0], checkpoint.tokenizer.tokenizer.get_vocab_size()
+def _check_vocabulary(parts: Parts, tokenizer: TextTokenizer, folder: Path) -> None:
+    embeddings = parts.body.get_input_embeddings()  # type: ignore[operator]
+    rows, words = embeddings.weight.shape[0], tokenizer.tokenizer.get_vocab_size()
     if words > rows:
         raise CheckpointError(
             f"{folder} has {words} words in its vocabulary but {rows} embedding rows: wrong vocabulary."
@@ -236,71 +226,3 @@ def check_loaded(info: dict[str, Any], folder: Path) -> None:
             f"The weights in {folder} do not fit the model. {'; '.join([*found, *info.get('error_msgs', [])])}. "
             "Expected exactly the tensors that config.json describes."
         )
-
-
-def _load_bert(folder: Path, config: dict[str, Any], loading: Loading, tokenizer: TextTokenizer) -> Checkpoint:
-    from transformers import BertConfig, BertModel
-
-    parsed = BertConfig.from_dict(config)
-    state = blocks.state_dict(folder) if blocks.is_packed(folder) else None
-    body = load_pretrained(BertModel, folder, parsed, add_pooling_layer=False, state_dict=state, **loading.arguments())
-    return Checkpoint(body, None, tokenizer, parsed.hidden_size, parsed.max_position_embeddings)
-
-
-def _load_xlm_roberta(folder: Path, config: dict[str, Any], loading: Loading, tokenizer: TextTokenizer) -> Checkpoint:
-    from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
-
-    parsed = XLMRobertaConfig.from_dict(config)
-    if parsed.num_labels != 1:
-        raise CheckpointError(f"{folder} scores {parsed.num_labels} labels, expected the 1 of a reranker.")
-    model = load_pretrained(XLMRobertaForSequenceClassification, folder, parsed, **loading.arguments())
-    offset = int(config.get("pad_token_id", 1)) + 1
-    limit = parsed.max_position_embeddings - offset
-    return Checkpoint(model.roberta, model.classifier, tokenizer, parsed.hidden_size, limit, offset)
-
-
-def _load_jina(folder: Path, config: dict[str, Any], loading: Loading, tokenizer: TextTokenizer) -> Checkpoint:
-    from zh_retrieval.models.jina_bert import JinaBertModel, jina_config
-
-    parsed = jina_config(config)
-    body = load_pretrained(JinaBertModel, folder, parsed, **loading.arguments())
-    return Checkpoint(body, None, tokenizer, parsed.hidden_size, parsed.max_position_embeddings)
-
-
-def _load_mistral(folder: Path, config: dict[str, Any], loading: Loading, tokenizer: TextTokenizer) -> Checkpoint:
-    from transformers import MistralConfig, MistralModel
-
-    parsed = MistralConfig.from_dict(config)
-    body = load_pretrained(MistralModel, folder, parsed, **loading.arguments())
-    window = parsed.sliding_window or parsed.max_position_embeddings
-    return Checkpoint(body, None, tokenizer, parsed.hidden_size, min(window, parsed.max_position_embeddings))
-
-
-def _load_causal(folder: Path, config: dict[str, Any], loading: Loading, tokenizer: TextTokenizer) -> Checkpoint:
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
-
-    if qwen1.is_qwen1(config):
-        parsed: Any = qwen1.qwen2_config(config)
-        cls: Any = qwen1.qwen1_class()
-    else:
-        if config.get("model_type") not in CONFIG_MAPPING:
-            raise CheckpointError(f"{folder}: transformers has no model type {config.get('model_type')!r}.")
-        parsed = CONFIG_MAPPING[config["model_type"]].from_dict(config)
-        if type(parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise CheckpointError(f"{folder} holds {config['model_type']!r}, which is no causal language model.")
-        cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(parsed)]
-    packed = bool(getattr(cls, "_supports_attention_backend", False))
-    model = load_pretrained(cls, folder, parsed, **loading.arguments(attention.NAME if packed else "eager"))
-    limit = getattr(parsed, "max_position_embeddings", None) or 8192
-    softcap = getattr(parsed, "final_logit_softcapping", None)
-    head = model.get_output_embeddings()
-    return Checkpoint(model.base_model, head, tokenizer, parsed.hidden_size, limit, packed=packed, softcap=softcap)
-
-
-_LOADERS: dict[str, Callable[[Path, dict[str, Any], Loading, TextTokenizer], Checkpoint]] = {
-    "bert": _load_bert,
-    "xlm-roberta": _load_xlm_roberta,
-    "jina-bert": _load_jina,
-    "mistral": _load_mistral,
-    "qwen": _load_causal,
-}

@@ -117,6 +117,6 @@ def _core(passages: list[Passage], stages: Stages) -> Search:
 
 
 def _reranker_class(name: str) -> str:
-    from zh_retrieval.recipes.catalogue import get_spec
+    from zh_retrieval.recipes.registry import get_spec
 
     return "BGEReranker" if get_spec(name).scoring == "classification" else "RankingGPTReranker"

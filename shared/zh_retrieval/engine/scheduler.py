@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from zh_retrieval.errors import CheckpointError, ClosedError
-from zh_retrieval.layers.packing import Tokens, by_length, fill
+from zh_retrieval.sequence import Tokens, by_length, fill
 
 logger = logging.getLogger(__name__)
 

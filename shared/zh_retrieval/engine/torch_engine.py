@@ -15,8 +15,9 @@ from torch import nn
 
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.errors import DeviceMemoryError
-from zh_retrieval.layers.packing import PackedBatch, Tokens, pack, round_up
+from zh_retrieval.layers.packing import PackedBatch, pack, round_up
 from zh_retrieval.layers.readout import Readout
+from zh_retrieval.sequence import Tokens
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from zh_retrieval.hub.snapshot import MANIFEST, PLAN, missing_files, read_manifest, size_on_disk
-from zh_retrieval.recipes.catalogue import ModelSpec, Source
+from zh_retrieval.recipes.spec import ModelSpec, Source
 
 Status = Literal["present", "partial", "absent"]
 

@@ -20,7 +20,7 @@ from zh_retrieval.hub.cache import builtin_folder, candidates, locate, target
 from zh_retrieval.hub.retry import AbsentError, attempt
 from zh_retrieval.hub.snapshot import PLAN, Manifest, RemoteFile, is_safe, select, sha256
 from zh_retrieval.options import offline
-from zh_retrieval.recipes.catalogue import ModelSpec, Source
+from zh_retrieval.recipes.spec import ModelSpec, Source
 
 _CLIENT = threading.Lock()
 

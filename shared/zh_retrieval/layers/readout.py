@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zh_retrieval.layers.packing import PackedBatch, to_device
-from zh_retrieval.recipes.catalogue import Pooling
+from zh_retrieval.recipes.spec import Pooling
 
 Readout = Callable[[torch.Tensor, PackedBatch], torch.Tensor]
 

@@ -7,42 +7,31 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from zh_retrieval.chunking import ChunkWork, Span
+from zh_retrieval.base import Encoder
 from zh_retrieval.errors import ConfigError
-from zh_retrieval.layers.packing import Tokens
-from zh_retrieval.local.session import Handle, Truncation, Work, distinct
-from zh_retrieval.tokenization.tokenizer import TextTokenizer, check_text, check_texts
+from zh_retrieval.local.late_chunking import ChunkWork
+from zh_retrieval.local.session import Session, Truncation, Work, distinct
+from zh_retrieval.sequence import Tokens
+from zh_retrieval.tokenization.late_chunks import Span
+from zh_retrieval.tokenization.tokenizer import TextTokenizer
+from zh_retrieval.validation import check_text, check_texts
 
 
-class Encoder(Handle):
-    """An embedding model, from `load_encoder`. Vectors are float32 and have length 1."""
+class LocalEncoder(Session, Encoder):
+    """An embedding model in this process."""
 
     @property
     def dimension(self) -> int:
-        """Return D, the length of a vector."""
         return self._model.engine.width
 
     def encode_queries(
         self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
-        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts.
-
-        Args:
-            texts: Queries, without any prompt: the recipe adds it.
-            instruction: Replaces the model's own instruction; "" leaves it out.
-            show_progress: Show a bar.
-
-        Raises:
-            InputError: A text is not valid text (the message names its index), or is too long and overflow="error".
-            ConfigError: The model takes no instruction.
-            ClosedError: The encoder was closed.
-        """
         work = self._queries(texts, instruction)
         self._run(work, self._priority(work), show_progress)
         return work.vectors()
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
-        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts. Raises as `encode_queries`."""
         work = self._documents(texts)
         self._run(work, "bulk", show_progress)
         return work.vectors()
@@ -50,37 +39,21 @@ class Encoder(Handle):
     async def aencode_queries(
         self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
-        """Return what `encode_queries` returns; the event loop goes on meanwhile.
-
-        Concurrent calls share forward passes. Cancelling drops the work that has not started.
-        """
         work = await self._aprepare(texts, self._queries, instruction)
         await self._arun(work, self._priority(work), show_progress)
         return work.vectors()
 
     async def aencode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
-        """Return what `encode_documents` returns; the event loop goes on meanwhile."""
         work = await self._aprepare(texts, self._documents)
         await self._arun(work, "bulk", show_progress)
         return work.vectors()
 
     def encode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
-        """Return float32 (S, D), row i for the characters spans[i] of the document, seen in the whole document.
-
-        One pass over the document: a vector is the mean of the tokens that share a character with its span, so that
-        pronouns and headings elsewhere count (late chunking). A document beyond `max_length` is read in windows that
-        overlap by a quarter, and each span in the window that holds it best.
-
-        Raises:
-            ConfigError: The model does not pool by mean.
-            InputError: The document is no valid text, or a span does not lie in it or holds no token.
-        """
         work = self._chunks(document, spans)
         self._run(work, "bulk", show_progress=False)
         return work.vectors()
 
     async def aencode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
-        """Return what `encode_chunks` returns; the event loop goes on meanwhile."""
         work = await asyncio.to_thread(self._chunks, document, spans)
         await self._arun(work, "bulk", show_progress=False)
         return work.vectors()

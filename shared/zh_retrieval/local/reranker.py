@@ -6,48 +6,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from zh_retrieval.base import Pair, Reranker
 from zh_retrieval.errors import InputError
-from zh_retrieval.layers.packing import Tokens
-from zh_retrieval.local.session import Handle, Truncation, Work, distinct
+from zh_retrieval.local.session import Session, Truncation, Work, distinct
 from zh_retrieval.options import Overflow
-from zh_retrieval.ranking import Ranked, rank_scores
-from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.recipes.spec import ModelSpec
+from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.pairs import Context, PairSequences, context, cross_encoder_pair, query_likelihood_pair
-from zh_retrieval.tokenization.tokenizer import TextTokenizer, check_text, check_texts
+from zh_retrieval.tokenization.tokenizer import TextTokenizer
+from zh_retrieval.validation import check_text
 
-Pair = tuple[str, str]
 
-
-class Reranker(Handle):
-    """A reranking model, from `load_reranker`. Scores are raw: see `spec.score_range`."""
+class LocalReranker(Session, Reranker):
+    """A reranking model in this process."""
 
     def score(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
-        """Return float32 (N,), the raw score of each (query, document); higher is better; (0,) for no pairs.
-
-        A cross-encoder gives its logit, query likelihood the mean log p (natural log) of the query's tokens.
-
-        Raises:
-            InputError: A pair is not two valid texts, or is too long and overflow="error"; the message names its index.
-            ClosedError: The reranker was closed.
-        """
         work = self._work(pairs)
         self._run(work, self._priority(work), show_progress)
         return work.scores()
 
     async def ascore(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
-        """Return what `score` returns; the event loop goes on meanwhile."""
         work = await self._aprepare(pairs, self._work)
         await self._arun(work, self._priority(work), show_progress)
         return work.scores()
-
-    def rank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
-        """Return the documents' indices and raw scores, best first, ties in their order; [] for no documents."""
-        return rank_scores(self.score(_pairs(query, documents)).tolist(), top_n)
-
-    async def arank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
-        """Return what `rank` returns; the event loop goes on meanwhile."""
-        scores = await self.ascore(_pairs(query, documents))
-        return rank_scores(scores.tolist(), top_n)
 
     def _work(self, pairs: Sequence[Pair]) -> _Scoring:
         pairs = tuple(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)) else pairs
@@ -61,12 +42,6 @@ def _firsts(places: list[int], low: int) -> list[int]:
     for index, place in enumerate(places, low):
         firsts.setdefault(place, index)
     return list(firsts.values())
-
-
-def _pairs(query: str, documents: Sequence[str]) -> list[Pair]:
-    check_text(query, "query")
-    check_texts(documents, "documents")
-    return [(query, document) for document in documents]
 
 
 def _check_pairs(pairs: Sequence[Pair]) -> None:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from zh_retrieval.base import Model
 from zh_retrieval.engine.scheduler import Priority
 from zh_retrieval.errors import ClosedError, InputError
-from zh_retrieval.layers.packing import Tokens
 from zh_retrieval.options import Overflow
-from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.recipes.spec import ModelSpec
+from zh_retrieval.sequence import Tokens
 
 if TYPE_CHECKING:
     from zh_retrieval.local.sharing import LoadedModel
@@ -32,7 +33,6 @@ _FLYING = 2  # windows under way at once: one is computed while the next is toke
 _INTERACTIVE = 64  # a call of at most so many queries or pairs goes ahead of bulk work
 _INLINE_CHARACTERS = 4096  # less text than this is tokenized on the event loop: quicker than a thread
 
-SelfT = TypeVar("SelfT", bound="Handle")
 ItemT = TypeVar("ItemT", bound=Hashable)
 
 
@@ -57,7 +57,7 @@ class Work(ABC):
 WorkT = TypeVar("WorkT", bound=Work)
 
 
-class Handle:
+class Session(Model):
     """A lease on a loaded model. Any thread may use it; `close()` or the last reference gives the lease back.
 
     Attributes:
@@ -107,14 +107,6 @@ class Handle:
     def close(self) -> None:
         """Give the lease back; closing twice does nothing."""
         self._release()
-
-    def __enter__(self: SelfT) -> SelfT:
-        """Return the handle, closed at the end of the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the handle."""
-        self.close()
 
     def __repr__(self) -> str:
         """Return the model, where it computes and in what."""

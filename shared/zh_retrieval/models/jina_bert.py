@@ -17,6 +17,7 @@ from zh_retrieval.errors import CheckpointError
 from zh_retrieval.layers.alibi import alibi_attention, flex_blocks
 from zh_retrieval.layers.onednn import join
 from zh_retrieval.layers.packing import Layout
+from zh_retrieval.models.base import Parts, Plan
 
 _ROWS = (
     2048  # tokens that a CPU sends through the feed-forward at once: its activations are eight times as wide as a token
@@ -174,3 +175,17 @@ class JinaBertModel(PreTrainedModel):
         for layer in self.encoder.layer:
             hidden = layer(hidden, packed, blocks)
         return (hidden.unsqueeze(0),)
+
+
+def jina_bert(config: dict[str, Any]) -> Plan:
+    """Return the plan of a JinaBERT embedder.
+
+    Raises:
+        CheckpointError: As `jina_config`.
+    """
+    parsed = jina_config(config)
+
+    def parts(model: Any) -> Parts:
+        return Parts(model, None, parsed.hidden_size, parsed.max_position_embeddings)
+
+    return Plan(JinaBertModel, parsed, parts)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zh_retrieval.errors import InputError
-from zh_retrieval.layers.packing import Tokens
+from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 
 

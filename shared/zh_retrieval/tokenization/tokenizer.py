@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zh_retrieval.errors import CheckpointError, InputError
-from zh_retrieval.recipes.catalogue import ModelSpec
+from zh_retrieval.errors import CheckpointError
+from zh_retrieval.recipes.spec import ModelSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,31 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROBE = "今天天气很好，我们去公园散步。The weather is fine, 1 2 3."
-
-
-def check_texts(texts: Sequence[str], what: str = "texts") -> None:
-    """Raise InputError, naming the index, unless every text is a str of valid Unicode.
-
-    Raises:
-        InputError: `texts` is not a sequence, or an element is not a str or holds a lone surrogate.
-    """
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-        raise InputError(f"{what} is {type(texts).__name__}, expected a list of str. Wrap one text in a list.")
-    for index, text in enumerate(texts):
-        check_text(text, f"{what}[{index}]")
-
-
-def check_text(text: object, what: str) -> None:
-    """Raise InputError unless `text` is a str of valid Unicode; `what` names it in the message."""
-    if not isinstance(text, str):
-        raise InputError(f"{what} is {type(text).__name__}, expected str. Remove it or convert it.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{what} holds a lone surrogate {text[error.start]!r} at character {error.start}, expected valid "
-            "Unicode. Decode the source with errors='replace'."
-        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def load_vocabulary(folder: Path) -> Tokenizer:
         except Exception as error:  # the Rust library raises bare Exception
             raise CheckpointError(f"{json_file} cannot be read: {error}. Fetch the file again.") from error
     if (folder / "qwen.tiktoken").is_file():
-        from zh_retrieval.models.qwen1 import qwen_tokenizer
+        from zh_retrieval.tokenization.tiktoken import qwen_tokenizer
 
         return qwen_tokenizer(folder / "qwen.tiktoken")
     if (folder / "vocab.txt").is_file():

@@ -18,7 +18,7 @@ from zh_retrieval.errors import ConfigError
 if TYPE_CHECKING:
     from zh_retrieval.bench.host import Host
     from zh_retrieval.bench.sides import SideSpec
-    from zh_retrieval.recipes.catalogue import ModelSpec
+    from zh_retrieval.recipes.spec import ModelSpec
 
 _SAME = 0.97  # cosine below which two sides do not compute the same thing; int8 stays above
 
@@ -47,7 +47,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
-    from zh_retrieval.recipes.catalogue import get_spec
+    from zh_retrieval.recipes.registry import get_spec
 
     if arguments.plot and not arguments.plot.endswith(".svg"):
         raise ConfigError(f"--plot is {arguments.plot!r}, expected a name that ends in .svg.")
@@ -70,9 +70,9 @@ def _weights(arguments: argparse.Namespace, spec: ModelSpec) -> Iterator[Path]:
         import zh_retrieval
 
         options = load_options(arguments)
-        load = zh_retrieval.load_encoder if spec.task == "embedding" else zh_retrieval.load_reranker
-        with load(spec.name, **options) as handle:
-            folder = handle.folder
+        load: Any = zh_retrieval.load_encoder if spec.task == "embedding" else zh_retrieval.load_reranker
+        with load(spec.name, **options) as model:
+            folder = model.folder
         yield folder
         return
     from zh_retrieval.bench import random_weights

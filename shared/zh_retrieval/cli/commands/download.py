@@ -6,7 +6,7 @@ import argparse
 
 from zh_retrieval.cli.flags import add_hub_flags
 from zh_retrieval.options import LoadOptions
-from zh_retrieval.recipes.catalogue import get_spec
+from zh_retrieval.recipes.registry import get_spec
 
 HELP = "download models and verify them; resumes"
 

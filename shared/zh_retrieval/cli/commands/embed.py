@@ -16,7 +16,7 @@ from zh_retrieval.errors import ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
-    from zh_retrieval.local.encoder import Encoder
+    from zh_retrieval.base import Encoder
 
 HELP = "embed JSONL, text or Markdown files into JSONL, npy or Parquet; resumes after an interruption"
 _WINDOW = 2048  # records computed and kept at a time: memory stays flat however long the input is

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from zh_retrieval.cli.table import render
-from zh_retrieval.recipes.catalogue import MODELS, ModelSpec
+from zh_retrieval.recipes.catalogue import MODELS
+from zh_retrieval.recipes.spec import ModelSpec
 
 HELP = "list the models"
 

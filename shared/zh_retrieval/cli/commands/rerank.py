@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from zh_retrieval.cli.files.records import Reader, Record, check_utf8, json_text, text_parser
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError, InputError
-from zh_retrieval.tokenization.tokenizer import check_text
+from zh_retrieval.validation import check_text
 
 if TYPE_CHECKING:
-    from zh_retrieval.local.reranker import Reranker
+    from zh_retrieval.base import Reranker
 
 HELP = "rerank candidates: JSONL of query and documents, or a TREC run; resumes after an interruption"
 _WINDOW = 32  # queries computed and kept at a time

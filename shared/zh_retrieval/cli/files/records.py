@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zh_retrieval.errors import InputError
-from zh_retrieval.tokenization.tokenizer import check_text
+from zh_retrieval.validation import check_text
 
 _LONGEST = 400  # characters after which a passage ends at the next sentence
 

@@ -1,0 +1,166 @@
+"""The two seams: what an encoder and a reranker are, wherever they compute.
+
+Users, adapters, server and evaluation type against these classes; `local` and `remote` implement them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from zh_retrieval.ranking import Ranked, rank_scores
+from zh_retrieval.validation import check_text, check_texts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from zh_retrieval.recipes.spec import ModelSpec
+
+SelfT = TypeVar("SelfT", bound="Model")
+Pair = tuple[str, str]
+"""(query, document)."""
+Span = tuple[int, int]
+"""Half-open range of characters of a document."""
+
+
+class Model(ABC):
+    """What encoders and rerankers have in common. Any thread may use one; `close()` gives its weights back.
+
+    Attributes:
+        spec: The recipe.
+        max_length: Tokens of one sequence, special tokens included.
+    """
+
+    spec: ModelSpec
+    max_length: int
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Return where the model computes."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Return what the model computes in; results are float32 always."""
+
+    @abstractmethod
+    def warmup(self) -> None:
+        """Compute made-up input, so that the first real call is not the slow one."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Return True after `close()`, and after `close_all()`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take no more calls; closing twice does nothing."""
+
+    def __enter__(self: SelfT) -> SelfT:
+        """Return the model, closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the model."""
+        self.close()
+
+
+class Encoder(Model):
+    """An embedding model, from `load_encoder`. Vectors are float32 and have length 1."""
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """Return D, the length of a vector."""
+
+    @abstractmethod
+    def encode_queries(
+        self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts.
+
+        Args:
+            texts: Queries, without any prompt: the recipe adds it.
+            instruction: Replaces the model's own instruction; "" leaves it out.
+            show_progress: Show a bar.
+
+        Raises:
+            InputError: A text is not valid text (the message names its index), or is too long and overflow="error".
+            ConfigError: The model takes no instruction.
+            ClosedError: The encoder was closed.
+        """
+
+    @abstractmethod
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        """Return float32 (N, D), row i for texts[i]; (0, D) for no texts. Raises as `encode_queries`."""
+
+    @abstractmethod
+    async def aencode_queries(
+        self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """Return what `encode_queries` returns; the event loop goes on meanwhile.
+
+        Concurrent calls share forward passes. Cancelling drops the work that has not started.
+        """
+
+    @abstractmethod
+    async def aencode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        """Return what `encode_documents` returns; the event loop goes on meanwhile."""
+
+    @abstractmethod
+    def encode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
+        """Return float32 (S, D), row i for the characters spans[i] of the document, seen in the whole document.
+
+        One pass over the document: a vector is the mean of the tokens that share a character with its span, so that
+        pronouns and headings elsewhere count (late chunking). A document beyond `max_length` is read in windows that
+        overlap by a quarter, and each span in the window that holds it best.
+
+        Raises:
+            ConfigError: The model does not pool by mean.
+            InputError: The document is no valid text, or a span does not lie in it or holds no token.
+        """
+
+    @abstractmethod
+    async def aencode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
+        """Return what `encode_chunks` returns; the event loop goes on meanwhile."""
+
+
+class Reranker(Model):
+    """A reranking model, from `load_reranker`. Scores are raw: see `spec.score_range`."""
+
+    @abstractmethod
+    def score(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
+        """Return float32 (N,), the raw score of each (query, document); higher is better; (0,) for no pairs.
+
+        A cross-encoder gives its logit, query likelihood the mean log p (natural log) of the query's tokens.
+
+        Raises:
+            InputError: A pair is not two valid texts, or is too long and overflow="error"; the message names its index.
+            ClosedError: The reranker was closed.
+        """
+
+    @abstractmethod
+    async def ascore(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
+        """Return what `score` returns; the event loop goes on meanwhile."""
+
+    def rank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+        """Return the documents' indices and raw scores, best first, ties in their order; [] for no documents.
+
+        Raises:
+            InputError: As `score`.
+            ConfigError: `top_n` is not a positive whole number.
+        """
+        return rank_scores(self.score(_pairs(query, documents)).tolist(), top_n)
+
+    async def arank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+        """Return what `rank` returns; the event loop goes on meanwhile."""
+        return rank_scores((await self.ascore(_pairs(query, documents))).tolist(), top_n)
+
+
+def _pairs(query: str, documents: Sequence[str]) -> list[Pair]:
+    check_text(query, "query")
+    check_texts(documents, "documents")
+    return [(query, document) for document in documents]

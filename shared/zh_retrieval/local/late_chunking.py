@@ -1,0 +1,81 @@
+"""Late chunking: one pass over a long document, one vector for each of its spans.
+
+Source of the method: Günther et al. 2024, "Late Chunking: Contextual Chunk Embeddings Using Long-Context Models".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zh_retrieval.errors import InputError
+from zh_retrieval.local.session import Work
+from zh_retrieval.sequence import Tokens
+from zh_retrieval.tokenization.late_chunks import Span, best_window, check_spans, macro_windows, token_span
+from zh_retrieval.tokenization.tokenizer import TextTokenizer
+from zh_retrieval.validation import check_text
+
+
+class ChunkWork(Work):
+    """The spans of one document: each is read in the macro-window that holds it best."""
+
+    def __init__(
+        self,
+        document: str,
+        spans: Sequence[Span],
+        tokenizer: TextTokenizer,
+        template: str,
+        max_length: int,
+        dimension: int,
+    ) -> None:
+        """Check everything, before any compute.
+
+        Raises:
+            InputError: The document is no valid text, a span does not lie in it, or holds nothing but white space.
+        """
+        check_text(document, "document")
+        check_spans(document, spans)
+        self.count = 1 if spans else 0
+        self._document = document
+        self._tokenizer = tokenizer
+        self._room = max_length - tokenizer.frame_length
+        head = template.split("{text}", maxsplit=1)[0]
+        ids, offsets = tokenizer.ids_with_offsets(template.replace("{text}", document))
+        self._ids = ids
+        shifted = [(start + len(head), end + len(head)) for start, end in spans]
+        self._ranges = [token_span(span, offsets) for span in shifted]
+        for index, (low, high) in enumerate(self._ranges):
+            if low == high:
+                raise InputError(f"spans[{index}] holds no token: {document[slice(*spans[index])]!r}. Leave it out.")
+        self._order: list[list[int]] = []
+        self._vectors = np.empty((len(spans), dimension), dtype=np.float32)
+
+    def prepare(self, low: int, high: int) -> list[Tokens]:
+        """Return one sequence for each macro-window that some span is read in."""
+        windows = macro_windows(len(self._ids), self._room)
+        self._order = [[] for _ in windows]
+        for index, span in enumerate(self._ranges):
+            self._order[best_window(span, windows)].append(index)
+        first = len(self._tokenizer.prefix)
+        tokens = []
+        for (start, end), indices in zip(windows, self._order, strict=True):
+            if indices:
+                spans = tuple(
+                    (max(a, start) - start + first, min(b, end) - start + first)
+                    for a, b in (self._ranges[index] for index in indices)
+                )
+                tokens.append(Tokens(self._tokenizer.frame(self._ids[start:end], len(self._ids) + 999), spans=spans))
+        return tokens
+
+    def finish(self, low: int, high: int, rows: np.ndarray) -> None:
+        """Put each row at its span."""
+        self._vectors[[index for indices in self._order for index in indices]] = rows
+
+    def characters(self) -> int:
+        """Return the length of the document."""
+        return len(self._document)
+
+    def vectors(self) -> np.ndarray:
+        """Return float32 (S, D), row i for spans[i]."""
+        return self._vectors

@@ -1,0 +1,59 @@
+"""Which folders a model is loaded from: a hub's snapshot, a folder of the user, an adapter and its base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zh_retrieval.checkpoint import conventions, lora
+from zh_retrieval.errors import CheckpointError, ConfigError
+from zh_retrieval.hub.download import fetch
+from zh_retrieval.options import LoadOptions
+from zh_retrieval.recipes.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from: the folder that was asked for, that of its weights, and that of an adapter."""
+
+    folder: Path
+    weights: Path
+    adapter: Path | None = None
+
+
+def find_source(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> tuple[Source, ModelSpec]:
+    """Return where the model comes from, and the recipe with what a folder of the user says about itself."""
+    if options.path is None:
+        folder = _fetch(spec, options, show_progress)
+        return Source(folder, folder), spec
+    folder = Path(options.path).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"path={str(options.path)!r} is not a folder. Give the folder that holds config.json.")
+    weights, spec = conventions.follow(folder, spec)
+    if not (weights / lora.CONFIG).is_file() or (weights / "config.json").is_file():  # both: load_checkpoint refuses
+        return Source(folder, weights), spec
+    return Source(folder, _base(weights, spec, options, show_progress), adapter=weights), spec
+
+
+def _base(adapter: Path, spec: ModelSpec, options: LoadOptions, show_progress: bool) -> Path:
+    """Return the folder of the weights that an adapter was trained on."""
+    name = lora.base_name(adapter)
+    local = Path(name).expanduser()
+    if (local / "config.json").is_file():
+        return local.resolve()
+    if name.lower() in {spec.name, *spec.aliases, *(source.id.lower() for source in spec.sources)}:
+        return _fetch(spec, options, show_progress)
+    raise CheckpointError(
+        f"{adapter / lora.CONFIG} says that the adapter was trained on {name!r}: no folder here, and none of the hub "
+        f"ids of {spec.name}. Put the folder of the base model into base_model_name_or_path."
+    )
+
+
+def _fetch(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> Path:
+    return fetch(
+        spec,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        local_files_only=options.local_files_only,
+        show_progress=show_progress,
+    )
