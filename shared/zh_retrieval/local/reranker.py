@@ -8,10 +8,11 @@ import numpy as np
 
 from zh_retrieval.base import Pair, Reranker
 from zh_retrieval.errors import InputError
-from zh_retrieval.local.session import Session, Truncation, Work, distinct
+from zh_retrieval.local.session import Session, Work, distinct
 from zh_retrieval.options import Overflow
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.sequence import Tokens
+from zh_retrieval.tokenization.cuts import PairCuts
 from zh_retrieval.tokenization.pairs import Context, PairSequences, context, cross_encoder_pair, query_likelihood_pair
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 from zh_retrieval.validation import check_text
@@ -64,7 +65,7 @@ class _Scoring(Work):
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._windows = overflow == "window"
-        self._truncation = Truncation(overflow, max_length, "pairs")
+        self._cuts = PairCuts(overflow, max_length)
         self._shapes: dict[int, tuple[list[int], list[int]]] = {}  # window -> places of pairs, sequences of each
         self._scores = np.empty(len(pairs), dtype=np.float32)
 
@@ -74,8 +75,7 @@ class _Scoring(Work):
         build = self._cross_encoder if self._spec.scoring == "classification" else self._likelihood
         sequences = build(pairs, queries, _firsts(places, low))
         for index, place in enumerate(places, low):
-            if sequences[place].length > self._max_length and not self._windows:
-                self._truncation.note(index, sequences[place].length)
+            self._cuts.note(index, sequences[place])
         self._shapes[low] = places, [len(pair.tokens) for pair in sequences]
         return [tokens for pair in sequences for tokens in pair.tokens]
 
@@ -111,5 +111,5 @@ class _Scoring(Work):
         return sum(len(query) + len(document) for query, document in self._pairs)
 
     def scores(self) -> np.ndarray:
-        self._truncation.report(self.count)
+        self._cuts.report(self.count)
         return self._scores

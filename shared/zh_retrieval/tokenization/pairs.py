@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from zh_retrieval.errors import InputError
 from zh_retrieval.sequence import Tokens
@@ -12,10 +14,19 @@ from zh_retrieval.tokenization.tokenizer import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class PairSequences:
-    """The sequences of one pair (more than one only with windows) and how many tokens the pair has uncut."""
+    """The sequences of one pair (more than one only with windows) and what of the pair is not in them.
+
+    Attributes:
+        tokens: The sequences; the best of their scores is the pair's.
+        length: Tokens of the whole pair, uncut, special tokens and prompt included.
+        query_cut: Query tokens that no sequence holds.
+        document_cut: Document tokens that no sequence holds.
+    """
 
     tokens: tuple[Tokens, ...]
     length: int
+    query_cut: int
+    document_cut: int
 
 
 def cross_encoder_pair(
@@ -23,19 +34,25 @@ def cross_encoder_pair(
 ) -> PairSequences:
     """Return `<s> query </s></s> document </s>`, as FlagEmbedding's reranker builds it.
 
-    The query is cut to three quarters of `max_length`, then the document to what is left, or laid under windows.
+    A pair that fits is never cut. Of one that does not, the query is cut to three quarters of `max_length`, then the
+    document to what is left, or laid under windows. (FlagEmbedding cuts such a query even where the pair would fit.)
     """
     special = tokenizer.frame_length + len(tokenizer.separator)
-    kept = query[: max(0, min(max_length * 3 // 4, max_length - special - 1))]
+    length = special + len(query) + len(document)
+    kept = query if length <= max_length else query[: max(0, min(max_length * 3 // 4, max_length - special - 1))]
     room = max_length - special - len(kept)
     head = [*tokenizer.prefix, *kept, *tokenizer.separator]
     tokens = tuple(Tokens([*head, *part, *tokenizer.suffix]) for part in _parts(document, room, windows))
-    return PairSequences(tokens, special + len(query) + len(document) if len(kept) == len(query) else max_length + 1)
+    return PairSequences(tokens, length, len(query) - len(kept), _beyond(document, room, windows))
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The tokens of `Document: {document} Query:`; a document token lies wholly within the document."""
+    """The tokens of `Document: {document} Query:` in three parts, of which only `document` may be cut.
+
+    A token across a border belongs to what follows: the first document token may hold the template's space
+    (`" 你好"`), and the first of `tail` the document's last characters.
+    """
 
     head: list[int]
     document: list[int]
@@ -45,8 +62,8 @@ class Context:
 def context(text: str, document_start: int, document_end: int, tokenizer: TextTokenizer) -> Context:
     """Return the tokens of a prompt, parted where the document's characters begin and end."""
     ids, offsets = tokenizer.ids_with_offsets(text)
-    low = next((i for i, (_, end) in enumerate(offsets) if end > document_start), len(ids))
-    high = next((i for i, (_, end) in enumerate(offsets) if end > document_end), len(ids))
+    low = bisect_right(offsets, document_start, key=itemgetter(1))
+    high = bisect_right(offsets, document_end, lo=low, key=itemgetter(1))
     return Context(ids[:low], ids[low:high], ids[high:])
 
 
@@ -73,7 +90,12 @@ def query_likelihood_pair(
         Tokens([*prompt.head, *part, *prompt.tail, *query[:-1]], targets=tuple(query))
         for part in _parts(prompt.document, room, windows)
     )
-    return PairSequences(tokens, fixed + len(prompt.document))
+    return PairSequences(tokens, fixed + len(prompt.document), 0, _beyond(prompt.document, room, windows))
+
+
+def _beyond(document: list[int], room: int, windows: bool) -> int:
+    """Return how many document tokens do not fit; with windows each is in one of them."""
+    return 0 if windows else max(0, len(document) - max(0, room))
 
 
 def _parts(document: list[int], room: int, windows: bool) -> Iterator[list[int]]:
