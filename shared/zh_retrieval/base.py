@@ -116,11 +116,12 @@ class Encoder(Model):
 
         One pass over the document: a vector is the mean of the tokens that share a character with its span, so that
         pronouns and headings elsewhere count (late chunking). A document beyond `max_length` is read in windows that
-        overlap by a quarter, and each span in the window that holds it best.
+        overlap by a quarter, and each span in the window that holds it best. A span without a token of its own (white
+        space, zero-width characters) gets those before it; a document without any, the vector of the whole.
 
         Raises:
             ConfigError: The model does not pool by mean.
-            InputError: The document is no valid text, or a span does not lie in it or holds no token.
+            InputError: The document is no valid text, or a span does not lie in it.
         """
 
     @abstractmethod

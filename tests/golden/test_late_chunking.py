@@ -1,6 +1,7 @@
 """Late chunking on the rebuilt JinaBERT: spans of one pass, macro-windows, exact character-to-token spans."""
 
 import itertools
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -126,12 +127,19 @@ def test_macro_windows_cover_everything_and_overlap(count, room):
     assert all(b[0] < a[1] and a[0] < b[0] for a, b in itertools.pairwise(windows))
 
 
-@given(st.text("好a。！ \n", max_size=80), st.integers(1, 30))
+@given(
+    st.text(st.one_of(st.sampled_from("好a。！ \n\u200b\u0301"), st.characters(codec="utf-8")), max_size=80),
+    st.integers(1, 30),
+)
 def test_sentence_spans_hold_every_visible_character_once(text, size):
     spans = sentence_spans(text, size)
     assert all(text[start:end].strip() == text[start:end] != "" for start, end in spans)
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
-    assert "".join("".join(text[start:end] for start, end in spans).split()) == "".join(text.split())
+    assert all(any(unicodedata.category(char)[0] not in "CMZ" for char in text[start:end]) for start, end in spans)
+    if spans:
+        assert "".join("".join(text[start:end] for start, end in spans).split()) == "".join(text.split())
+    else:
+        assert all(unicodedata.category(char)[0] in "CMZ" for char in text)
 
 
 def test_both_frameworks_give_the_same_chunks_and_vectors(folder, encoder):
@@ -145,3 +153,8 @@ def test_both_frameworks_give_the_same_chunks_and_vectors(folder, encoder):
     assert [chunk.metadata["start_index"] for chunk in chunks] == [node.start_char_idx for node in nodes]
     np.testing.assert_allclose([node.embedding for node in nodes], vectors, atol=1e-6)
     np.testing.assert_allclose(vectors, encoder.encode_chunks(TEXT, sentence_spans(TEXT, 20)), atol=1e-6)
+
+
+def test_spans_may_be_any_integers(encoder):
+    spans = [(np.int64(0), np.int32(9)), [np.uint8(9), 12]]
+    np.testing.assert_array_equal(encoder.encode_chunks(TEXT, spans), encoder.encode_chunks(TEXT, [(0, 9), (9, 12)]))

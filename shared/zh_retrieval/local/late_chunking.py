@@ -9,10 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zh_retrieval.errors import InputError
 from zh_retrieval.local.session import Work
 from zh_retrieval.sequence import Tokens
-from zh_retrieval.tokenization.late_chunks import Span, best_window, check_spans, macro_windows, token_span
+from zh_retrieval.tokenization.late_chunks import Span, best_window, check_spans, macro_windows, spans_of_tokens
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 from zh_retrieval.validation import check_text
 
@@ -32,22 +31,19 @@ class ChunkWork(Work):
         """Check everything, before any compute.
 
         Raises:
-            InputError: The document is no valid text, a span does not lie in it, or holds nothing but white space.
+            InputError: The document is no valid text, or a span does not lie in it.
         """
         check_text(document, "document")
-        check_spans(document, spans)
+        spans = check_spans(document, spans)
         self.count = 1 if spans else 0
         self._document = document
         self._tokenizer = tokenizer
         self._room = max_length - tokenizer.frame_length
-        head = template.split("{text}", maxsplit=1)[0]
-        ids, offsets = tokenizer.ids_with_offsets(template.replace("{text}", document))
-        self._ids = ids
-        shifted = [(start + len(head), end + len(head)) for start, end in spans]
-        self._ranges = [token_span(span, offsets) for span in shifted]
-        for index, (low, high) in enumerate(self._ranges):
-            if low == high:
-                raise InputError(f"spans[{index}] holds no token: {document[slice(*spans[index])]!r}. Leave it out.")
+        start = template.index("{text}")
+        self._ids, offsets = tokenizer.ids_with_offsets(template.replace("{text}", document))
+        self._ranges = spans_of_tokens(
+            [(low + start, high + start) for low, high in spans], (start, start + len(document)), offsets
+        )
         self._order: list[list[int]] = []
         self._vectors = np.empty((len(spans), dimension), dtype=np.float32)
 
@@ -57,16 +53,20 @@ class ChunkWork(Work):
         self._order = [[] for _ in windows]
         for index, span in enumerate(self._ranges):
             self._order[best_window(span, windows)].append(index)
-        first = len(self._tokenizer.prefix)
         tokens = []
-        for (start, end), indices in zip(windows, self._order, strict=True):
+        for window, indices in zip(windows, self._order, strict=True):
             if indices:
-                spans = tuple(
-                    (max(a, start) - start + first, min(b, end) - start + first)
-                    for a, b in (self._ranges[index] for index in indices)
-                )
-                tokens.append(Tokens(self._tokenizer.frame(self._ids[start:end], len(self._ids) + 999), spans=spans))
+                framed = self._tokenizer.frame(self._ids[slice(*window)], self._room + self._tokenizer.frame_length)
+                spans = tuple(self._place(self._ranges[index], window, len(framed)) for index in indices)
+                tokens.append(Tokens(framed, spans=spans))
         return tokens
+
+    def _place(self, span: Span, window: Span, length: int) -> Span:
+        """Return where in the framed window a span of tokens lies; a document without tokens is read as a whole."""
+        if span[0] == span[1]:
+            return 0, length
+        shift = len(self._tokenizer.prefix) - window[0]
+        return max(span[0], window[0]) + shift, min(span[1], window[1]) + shift
 
     def finish(self, low: int, high: int, rows: np.ndarray) -> None:
         """Put each row at its span."""

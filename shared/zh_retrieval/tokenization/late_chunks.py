@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from numbers import Integral
 from operator import itemgetter
 
 from zh_retrieval.errors import InputError
@@ -12,14 +13,21 @@ Span = tuple[int, int]
 """Half-open range of characters or of tokens."""
 
 
-def check_spans(document: str, spans: Sequence[Span]) -> None:
-    """Raise InputError unless every span is a non-empty half-open range of characters of the document."""
+def check_spans(document: str, spans: Sequence[Span]) -> list[Span]:
+    """Return the spans as pairs of int; each is a non-empty half-open range of characters of the document.
+
+    Raises:
+        InputError: A span is not; the message names its index.
+    """
     if isinstance(spans, (str, bytes)) or not isinstance(spans, Sequence):
         raise InputError(f"spans is {type(spans).__name__}, expected a list of (start, end).")
+    checked = []
     for index, span in enumerate(spans):
-        whole = isinstance(span, Sequence) and len(span) == 2 and all(isinstance(end, int) for end in span)
+        whole = isinstance(span, Sequence) and len(span) == 2 and all(isinstance(end, Integral) for end in span)
         if not whole or not 0 <= span[0] < span[1] <= len(document):
             raise InputError(f"spans[{index}] is {span!r}, expected (start, end) within {len(document)} characters.")
+        checked.append((int(span[0]), int(span[1])))
+    return checked
 
 
 def macro_windows(count: int, room: int) -> list[tuple[int, int]]:
@@ -43,12 +51,44 @@ def token_span(span: Span, offsets: Sequence[Span]) -> Span:
     return low, max(low, high)
 
 
+def spans_of_tokens(spans: Sequence[Span], document: Span, offsets: Sequence[Span]) -> list[Span]:
+    """Return the tokens that each span is read from; empty only where the document has no token at all.
+
+    A span of characters that the tokenizer drops (white space, zero-width or control characters) gets the tokens of
+    the character before it that has one, or of the one after it where none is before.
+
+    Args:
+        spans: Characters, all within `document`.
+        document: Characters of the document: a template may stand around it.
+        offsets: Characters of each token, in order.
+    """
+    first, last = token_span(document, offsets)
+    found = []
+    for span in spans:
+        low, high = token_span(span, offsets)
+        if low == high and first < last:
+            near = min(max(low - 1, first), last - 1)
+            low, high = token_span(offsets[near], offsets)
+            low, high = max(first, min(low, near)), min(last, max(high, near + 1))
+        found.append((low, high))
+    return found
+
+
 def best_window(span: Span, windows: Sequence[tuple[int, int]]) -> int:
-    """Return the window that holds most of a span; among equals the one with most text on its shorter side."""
+    """Return the window that holds most of a span; among equals the one with most text on its shorter side.
 
-    def rank(index: int) -> tuple[int, int]:
-        low, high = windows[index]
-        inside = min(span[1], high) - max(span[0], low)
-        return inside, min(span[0] - low, high - span[1])
+    Both fall with the distance between the window's middle and the span's: it is the nearest window, and of two that
+    are as near the first.
 
-    return max(range(len(windows)), key=rank)
+    Args:
+        span: Tokens.
+        windows: As `macro_windows` gives them: in order, all of one size.
+    """
+    low, high = windows[0]
+    target = span[0] + span[1] - (high - low)  # twice the start of a window around the span's middle
+    after = bisect_left(windows, target, key=lambda window: 2 * window[0])
+    if after == 0:
+        return 0
+    if after == len(windows) or target - 2 * windows[after - 1][0] <= 2 * windows[after][0] - target:
+        return after - 1
+    return after
