@@ -47,9 +47,9 @@ def test_a_query_likelihood_pair_that_fits_is_whole_and_what_is_cut_is_counted(q
     length = 3 + len(document) + len(query)
     if length > limit and 3 + len(query) >= limit:
         with pytest.raises(zr.InputError, match=rf"^pairs\[7\] has a query of {len(query)} tokens"):
-            query_likelihood_pair(query, prompt, 7, limit, windows)
+            query_likelihood_pair(query, prompt, 7, XLMR, limit, windows)
         return
-    pair = query_likelihood_pair(query, prompt, 7, limit, windows)
+    pair = query_likelihood_pair(query, prompt, 7, XLMR, limit, windows)
     assert pair.length == length
     assert pair.query_cut == 0
     assert all(tokens.targets == tuple(query) for tokens in pair.tokens)

@@ -14,6 +14,7 @@ from zh_retrieval.local.session import Session, Truncation, Work, distinct
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.late_chunks import Span
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
+from zh_retrieval.tokenization.unknown import UnknownTexts
 from zh_retrieval.validation import check_text, check_texts
 
 
@@ -97,6 +98,7 @@ class _Encoding(Work):
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncation = truncation
+        self._unknown = UnknownTexts(tokenizer, "texts", template(""))
         self._places: dict[int, list[int]] = {}
         self._vectors = np.empty((len(texts), dimension), dtype=np.float32)
 
@@ -107,6 +109,7 @@ class _Encoding(Work):
             length = len(ids[place]) + self._tokenizer.frame_length
             if length > self._max_length:
                 self._truncation.note(index, length)
+        self._unknown.note(ids, places)
         self._places[low] = places
         return [Tokens(self._tokenizer.frame(part, self._max_length)) for part in ids]
 
@@ -118,4 +121,5 @@ class _Encoding(Work):
 
     def vectors(self) -> np.ndarray:
         self._truncation.report(self.count)
+        self._unknown.report(self.count)
         return self._vectors

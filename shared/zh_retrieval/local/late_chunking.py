@@ -13,6 +13,7 @@ from zh_retrieval.local.session import Work
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.late_chunks import Span, best_window, check_spans, macro_windows, spans_of_tokens
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
+from zh_retrieval.tokenization.unknown import UnknownTexts
 from zh_retrieval.validation import check_text
 
 
@@ -44,6 +45,8 @@ class ChunkWork(Work):
         self._ranges = spans_of_tokens(
             [(low + start, high + start) for low, high in spans], (start, start + len(document)), offsets
         )
+        self._unknown = UnknownTexts(tokenizer, "documents", template.replace("{text}", ""))
+        self._unknown.note([self._ids], [0])
         self._order: list[list[int]] = []
         self._vectors = np.empty((len(spans), dimension), dtype=np.float32)
 
@@ -78,4 +81,5 @@ class ChunkWork(Work):
 
     def vectors(self) -> np.ndarray:
         """Return float32 (S, D), row i for spans[i]."""
+        self._unknown.report(1)
         return self._vectors

@@ -15,6 +15,7 @@ from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.cuts import PairCuts
 from zh_retrieval.tokenization.pairs import Context, PairSequences, context, cross_encoder_pair, query_likelihood_pair
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
+from zh_retrieval.tokenization.unknown import UnknownTexts
 from zh_retrieval.validation import check_text
 
 
@@ -66,6 +67,7 @@ class _Scoring(Work):
         self._max_length = max_length
         self._windows = overflow == "window"
         self._cuts = PairCuts(overflow, max_length)
+        self._unknown = UnknownTexts(tokenizer, "pairs")
         self._shapes: dict[int, tuple[list[int], list[int]]] = {}  # window -> places of pairs, sequences of each
         self._scores = np.empty(len(pairs), dtype=np.float32)
 
@@ -76,6 +78,7 @@ class _Scoring(Work):
         sequences = build(pairs, queries, _firsts(places, low))
         for index, place in enumerate(places, low):
             self._cuts.note(index, sequences[place])
+        self._unknown.add(sequences[place].unknown for place in places)
         self._shapes[low] = places, [len(pair.tokens) for pair in sequences]
         return [tokens for pair in sequences for tokens in pair.tokens]
 
@@ -99,7 +102,11 @@ class _Scoring(Work):
             if document not in contexts:
                 text = self._spec.format_document(document)
                 contexts[document] = context(text, start, start + len(document), self._tokenizer)
-            sequences.append(query_likelihood_pair(query, contexts[document], index, self._max_length, self._windows))
+            sequences.append(
+                query_likelihood_pair(
+                    query, contexts[document], index, self._tokenizer, self._max_length, self._windows
+                )
+            )
         return sequences
 
     def finish(self, low: int, high: int, rows: np.ndarray) -> None:
@@ -112,4 +119,5 @@ class _Scoring(Work):
 
     def scores(self) -> np.ndarray:
         self._cuts.report(self.count)
+        self._unknown.report(self.count)
         return self._scores

@@ -21,12 +21,14 @@ class PairSequences:
         length: Tokens of the whole pair, uncut, special tokens and prompt included.
         query_cut: Query tokens that no sequence holds.
         document_cut: Document tokens that no sequence holds.
+        unknown: Whether query or document are mostly unknown to the vocabulary.
     """
 
     tokens: tuple[Tokens, ...]
     length: int
     query_cut: int
     document_cut: int
+    unknown: bool
 
 
 def cross_encoder_pair(
@@ -43,7 +45,8 @@ def cross_encoder_pair(
     room = max_length - special - len(kept)
     head = [*tokenizer.prefix, *kept, *tokenizer.separator]
     tokens = tuple(Tokens([*head, *part, *tokenizer.suffix]) for part in _parts(document, room, windows))
-    return PairSequences(tokens, length, len(query) - len(kept), _beyond(document, room, windows))
+    unknown = tokenizer.mostly_unknown(query) or tokenizer.mostly_unknown(document)
+    return PairSequences(tokens, length, len(query) - len(kept), _beyond(document, room, windows), unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def context(text: str, document_start: int, document_end: int, tokenizer: TextTo
 
 
 def query_likelihood_pair(
-    query: list[int], prompt: Context, index: int, max_length: int, windows: bool
+    query: list[int], prompt: Context, index: int, tokenizer: TextTokenizer, max_length: int, windows: bool
 ) -> PairSequences:
     """Return the prompt followed by the query, whose ids are the targets.
 
@@ -90,7 +93,8 @@ def query_likelihood_pair(
         Tokens([*prompt.head, *part, *prompt.tail, *query[:-1]], targets=tuple(query))
         for part in _parts(prompt.document, room, windows)
     )
-    return PairSequences(tokens, fixed + len(prompt.document), 0, _beyond(prompt.document, room, windows))
+    unknown = tokenizer.mostly_unknown(query) or tokenizer.mostly_unknown(prompt.document)
+    return PairSequences(tokens, fixed + len(prompt.document), 0, _beyond(prompt.document, room, windows), unknown)
 
 
 def _beyond(document: list[int], room: int, windows: bool) -> int:

@@ -31,12 +31,14 @@ class TextTokenizer:
         prefix: Ids put before a text.
         suffix: Ids put after a text.
         separator: Ids between query and document of a pair.
+        unknown: The id of every character or word that the vocabulary lacks; None if it can write all of them.
     """
 
     tokenizer: Tokenizer
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     separator: tuple[int, ...]
+    unknown: int | None = None
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bare token ids of each text."""
@@ -53,6 +55,11 @@ class TextTokenizer:
         """Return prefix + ids + suffix, `ids` cut so that the whole is at most `max_length` tokens."""
         room = max_length - len(self.prefix) - len(self.suffix)
         return [*self.prefix, *ids[:room], *self.suffix]
+
+    def mostly_unknown(self, ids: Sequence[int], template: int = 0) -> bool:
+        """Return True if at least half of a text's bare ids are the unknown one, `template` known ones not counted."""
+        found = ids.count(self.unknown) if self.unknown is not None else 0
+        return found > 0 and 2 * found >= len(ids) - template
 
     @property
     def frame_length(self) -> int:
@@ -73,7 +80,7 @@ def build(tokenizer: Tokenizer, spec: ModelSpec, folder: object) -> TextTokenize
         for names in (spec.prefix, spec.suffix, spec.separator)
     ]
     _check_probe(tokenizer, folder)
-    return TextTokenizer(tokenizer, *framing)
+    return TextTokenizer(tokenizer, *framing, unknown=next(iter(_unknown_ids(tokenizer)), None))
 
 
 def _special_id(tokenizer: Tokenizer, name: str, spec: ModelSpec, folder: object) -> int:
@@ -88,7 +95,7 @@ def _special_id(tokenizer: Tokenizer, name: str, spec: ModelSpec, folder: object
 
 def _check_probe(tokenizer: Tokenizer, folder: object) -> None:
     """Refuse a vocabulary that knows nothing; one that knows its own words but not the probe gets a warning."""
-    unknown = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")} - {None}
+    unknown = _unknown_ids(tokenizer)
     if _knows_some(tokenizer, _PROBE, unknown):
         return
     words = [word for word in list(tokenizer.get_vocab())[:200] if not word.startswith(("[", "<"))]
@@ -99,5 +106,10 @@ def _check_probe(tokenizer: Tokenizer, folder: object) -> None:
     logger.warning("The tokenizer in %s knows no word of a Chinese and English probe: is it the right one?", folder)
 
 
-def _knows_some(tokenizer: Tokenizer, text: str, unknown: set[int | None]) -> bool:
+def _unknown_ids(tokenizer: Tokenizer) -> list[int]:
+    found = (tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>"))
+    return [token for token in found if token is not None]
+
+
+def _knows_some(tokenizer: Tokenizer, text: str, unknown: list[int]) -> bool:
     return any(token not in unknown for token in tokenizer.encode(text, add_special_tokens=False).ids)
