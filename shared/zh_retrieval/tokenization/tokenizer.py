@@ -75,12 +75,12 @@ def build(tokenizer: Tokenizer, spec: ModelSpec, folder: object) -> TextTokenize
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    framing = [
+    prefix, suffix, separator = (
         tuple(_special_id(tokenizer, name, spec, folder) for name in names)
         for names in (spec.prefix, spec.suffix, spec.separator)
-    ]
+    )
     _check_probe(tokenizer, folder)
-    return TextTokenizer(tokenizer, *framing, unknown=next(iter(_unknown_ids(tokenizer)), None))
+    return TextTokenizer(tokenizer, prefix, suffix, separator, next(iter(_unknown_ids(tokenizer)), None))
 
 
 def _special_id(tokenizer: Tokenizer, name: str, spec: ModelSpec, folder: object) -> int:
