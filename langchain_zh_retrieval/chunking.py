@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 
 from langchain_zh_retrieval.embeddings import ModelScopeEmbeddings
 from zh_retrieval.chunking import sentence_spans
-from zh_retrieval.frameworks import check_items
+from zh_retrieval.validation import check_items
 
 
 def late_chunks(

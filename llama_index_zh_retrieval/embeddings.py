@@ -7,12 +7,13 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import ConfigDict, Field
+from typing_extensions import Self
 
-from zh_retrieval import ConfigError, Encoder, load_encoder
-from zh_retrieval.frameworks import Lazy, LoadFields, as_lists, lazy
+from zh_retrieval import ConfigError
+from zh_retrieval.frameworks import EncoderFields, without_defaults
 
 
-class ModelScopeEmbedding(LoadFields, BaseEmbedding):
+class ModelScopeEmbedding(EncoderFields, BaseEmbedding):
     """An embedding model of zh-retrieval: `Settings.embed_model = ModelScopeEmbedding("bge-base-zh")`.
 
     Queries get the model's own prompt, documents theirs; vectors have length 1. Every option of
@@ -20,31 +21,22 @@ class ModelScopeEmbedding(LoadFields, BaseEmbedding):
     dictionaries hold settings only.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), populate_by_name=True, arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
-    query_instruction: str | None = Field(
-        default=None, description='Replaces the model\'s own query instruction; "" leaves it out.'
-    )
     embed_batch_size: int = Field(
         default=2048, gt=0, le=2048, description="Texts handed over at once: many, so that sorting by length pays."
     )
 
-    _encoder: Lazy[Encoder] = lazy()
-
-    def __init__(self, model: str | None = None, **fields: Any) -> None:
-        """Check the options; load nothing yet.
+    def check_settings(self) -> None:
+        """Raise what is wrong with the settings.
 
         Raises:
             UnknownModelError: No such model.
             WrongTaskError: The model is a reranker.
             ConfigError: An option does not fit the model, or `embeddings_cache` is given for a model that prompts
                 queries and documents differently.
-            pydantic.ValidationError: An argument is unknown or has the wrong type.
         """
-        super().__init__(model, **fields)
-        self.check("embedding")
+        super().check_settings()
         same = self.spec.format_query("", self.query_instruction) == self.spec.format_document("")
         if self.embeddings_cache is not None and not same:
             raise ConfigError(
@@ -53,53 +45,33 @@ class ModelScopeEmbedding(LoadFields, BaseEmbedding):
             )
 
     @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Return what `to_dict` was made of; options at their defaults may be said by the environment here."""
+        return super().from_dict(without_defaults(data), **kwargs)
+
+    @classmethod
     def class_name(cls) -> str:
         """Return the name under which LlamaIndex stores this class."""
         return "ModelScopeEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        vector: list[float] = self._load().encode_queries([query], instruction=self.query_instruction)[0].tolist()
-        return vector
+        return self._query(query)
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        encoder = await self._encoder.aget(self._open)
-        vector: list[float] = (await encoder.aencode_queries([query], instruction=self.query_instruction))[0].tolist()
-        return vector
+        return await self._aquery(query)
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._get_text_embeddings([text])[0]
+        return self._documents([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self._aget_text_embeddings([text]))[0]
+        return (await self._adocuments([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        vectors: list[list[float]] = self._load().encode_documents(texts, show_progress=self.show_progress).tolist()
-        return vectors
+        return self._documents(texts)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        encoder = await self._encoder.aget(self._open)
-        return await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))
+        return await self._adocuments(texts)
 
     def chunk_vectors(self, document: str, spans: Sequence[tuple[int, int]]) -> list[list[float]]:
         """Return one vector for each span of characters, from one pass over the document (late chunking)."""
-        vectors: list[list[float]] = self._load().encode_chunks(document, spans).tolist()
-        return vectors
-
-    @property
-    def dimension(self) -> int:
-        """Return the length of a vector; loads the model."""
-        return self._load().dimension
-
-    def warmup(self) -> None:
-        """Load the weights and compute once, so that the first user does not wait for either."""
-        self._load().warmup()
-
-    def unload(self) -> None:
-        """Give the weights back; the next call loads them again."""
-        self._encoder.drop()
-
-    def _load(self) -> Encoder:
-        return self._encoder.get(self._open)
-
-    def _open(self) -> Encoder:
-        return load_encoder(self.model_name, **self.load_options(), show_progress=self.show_progress)
+        return self._chunks(document, spans)

@@ -12,43 +12,36 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
+from typing_extensions import Self
 
-from zh_retrieval import InputError, Reranker, load_reranker
-from zh_retrieval.frameworks import Lazy, LoadFields, check_items, lazy
-from zh_retrieval.ranking import Normalize, normalize_scores, select_ranked
+from zh_retrieval import InputError
+from zh_retrieval.frameworks import RerankerFields, without_defaults
+from zh_retrieval.validation import check_items
 
 _dispatcher = get_dispatcher(__name__)
 _RETRIEVAL_SCORE = "retrieval_score"
 
 
-class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
+class _ModelScopeReranker(RerankerFields, BaseNodePostprocessor):
     """What both rerankers do; they differ in default model and normalisation."""
 
-    model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), populate_by_name=True, arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
-    top_n: int | None = Field(default=None, gt=0, description="Nodes to keep; None keeps all.")
-    score_threshold: float | None = Field(
-        default=None, description="Nodes with a lower score, after `normalize`, are dropped."
-    )
     keep_retrieval_score: bool = Field(
         default=False, description="Keep the retriever's score in metadata['retrieval_score'] of a copied node."
     )
 
-    _reranker: Lazy[Reranker] = lazy()
-
-    def __init__(self, model: str | None = None, **fields: Any) -> None:
-        super().__init__(model, **fields)
-        self.check("reranking")
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Return what `to_dict` was made of; options at their defaults may be said by the environment here."""
+        return super().from_dict(without_defaults(data), **kwargs)
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         with self._events(nodes, query_bundle) as (pairs, kept):
             if pairs:
-                scores = self._load().score(pairs, show_progress=self.show_progress)
-                kept.extend(self._chosen(nodes, normalize_scores(scores, self._normalize())))
+                kept.extend(self._chosen(nodes, self._scores(pairs)))
         return kept
 
     @_dispatcher.span  # LlamaIndex puts a span around the sync method only
@@ -57,9 +50,7 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         with self._events(nodes, query_bundle) as (pairs, kept):
             if pairs:
-                reranker = await self._reranker.aget(self._open)
-                scores = await reranker.ascore(pairs, show_progress=self.show_progress)
-                kept.extend(self._chosen(nodes, normalize_scores(scores, self._normalize())))
+                kept.extend(self._chosen(nodes, await self._ascores(pairs)))
         return kept
 
     @contextmanager
@@ -92,8 +83,7 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
 
     def _chosen(self, nodes: list[NodeWithScore], scores: list[float]) -> list[NodeWithScore]:
         return [
-            NodeWithScore(node=self._node(nodes[ranked.index]), score=ranked.score)
-            for ranked in select_ranked(scores, self.top_n, self.score_threshold)
+            NodeWithScore(node=self._node(nodes[ranked.index]), score=ranked.score) for ranked in self._select(scores)
         ]
 
     def _node(self, scored: NodeWithScore) -> Any:
@@ -106,23 +96,6 @@ class _ModelScopeReranker(LoadFields, BaseNodePostprocessor):
             if _RETRIEVAL_SCORE not in keys:
                 keys.append(_RETRIEVAL_SCORE)
         return node
-
-    def _normalize(self) -> Normalize:
-        raise AssertionError("each reranker says its own")
-
-    def warmup(self) -> None:
-        """Load the weights and compute once, so that the first user does not wait for either."""
-        self._load().warmup()
-
-    def unload(self) -> None:
-        """Give the weights back; the next call loads them again."""
-        self._reranker.drop()
-
-    def _load(self) -> Reranker:
-        return self._reranker.get(self._open)
-
-    def _open(self) -> Reranker:
-        return load_reranker(self.model_name, **self.load_options(), show_progress=self.show_progress)
 
 
 class BGEReranker(_ModelScopeReranker):
@@ -139,9 +112,6 @@ class BGEReranker(_ModelScopeReranker):
         """Return the name under which LlamaIndex stores this class."""
         return "BGEReranker"
 
-    def _normalize(self) -> Normalize:
-        return self.normalize
-
 
 class RankingGPTReranker(_ModelScopeReranker):
     """Query likelihood with RankingGPT-qwen-7b, or with any causal language model given as `path`.
@@ -156,6 +126,3 @@ class RankingGPTReranker(_ModelScopeReranker):
     def class_name(cls) -> str:
         """Return the name under which LlamaIndex stores this class."""
         return "RankingGPTReranker"
-
-    def _normalize(self) -> Normalize:
-        return self.normalize

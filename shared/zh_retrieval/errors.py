@@ -9,6 +9,7 @@ ZhRetrievalError
 ├── DownloadError (OSError)             a snapshot could not be fetched or is not complete
 ├── CheckpointError (RuntimeError)      files of a snapshot are missing, broken or contradict the recipe
 ├── DeviceMemoryError (RuntimeError)    one sequence alone does not fit the device
+├── OverloadedError (RuntimeError)      the queue is full, and when_full="refuse"
 └── ClosedError (RuntimeError)          the model was closed
 """
 
@@ -49,6 +50,10 @@ class CheckpointError(ZhRetrievalError, RuntimeError):
 
 class DeviceMemoryError(ZhRetrievalError, RuntimeError):
     """A single sequence does not fit into the memory of the device."""
+
+
+class OverloadedError(ZhRetrievalError, RuntimeError):
+    """More tokens wait than `max_queue_tokens`, and `when_full="refuse"`: try again later."""
 
 
 class ClosedError(ZhRetrievalError, RuntimeError):

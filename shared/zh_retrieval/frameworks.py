@@ -1,95 +1,249 @@
-"""What the framework adapters share: the load options as pydantic fields, and weights that load on first use.
+"""What the framework adapters share: settings as pydantic fields, weights that load on first use, the calls themselves.
 
-Needs pydantic, which both frameworks bring.
+Needs pydantic, which both frameworks bring. Imports no torch: that comes with the weights.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import numpy as np
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 from typing_extensions import Self
 
-from zh_retrieval.base import Model
-from zh_retrieval.engine.hardware import resolve_device, resolve_dtype
-from zh_retrieval.errors import InputError
-from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
+from zh_retrieval import checks
+from zh_retrieval.base import Encoder, Model, Pair, Reranker, Span
+from zh_retrieval.lazy import Lazy
+from zh_retrieval.options import OPTIONS, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
+from zh_retrieval.ranking import Normalize, Ranked, normalize_scores, select_ranked
 from zh_retrieval.recipes.registry import check_task, get_spec
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _CONVERTED_AT_ONCE = 50_000  # numbers: about 1 ms
 
-HandleT = TypeVar("HandleT", bound=Model)
+
+def _option(name: str) -> Any:
+    """Return the field of an option; what changes no result is left out of dumps, so that caches keyed by one hold."""
+    option = OPTIONS[name]
+    return Field(default=option.default, exclude=None if option.changes_results else True, description=option.help)
 
 
 class LoadFields(BaseModel):
-    """The options of `zh_retrieval.options.LoadOptions` as fields.
+    """The options of `zh_retrieval.options.LoadOptions` as fields, and what both tasks do with them.
 
-    What changes no result (device, caches, batch size) is left out of dumps, so that caches keyed by a dump hold.
+    A field that is set goes through the same checks as an argument, and is left as it was if they refuse it. One that
+    says how to load takes effect at the next call; calls that run keep their weights to the end. Adapters of one class
+    have one hash, so that equal ones have equal hashes and a changed one is still found.
     """
 
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, validate_assignment=True)
+
     model_name: str = Field(alias="model", description="Name, alias or hub id of the model.")
-    path: str | Path | None = Field(default=None, description="Folder of weights; None downloads.")
-    device: str = Field(default="auto", exclude=True, description="auto, cpu, cuda, cuda:N or mps.")
-    dtype: Dtype = Field(default="auto", description="auto, float32, bfloat16 or float16.")
-    quantization: Quantization | None = Field(default=None, description="int8 (CPU) or None.")
-    max_length: int | None = Field(default=None, description="Tokens per sequence.")
-    revision: str | None = Field(default=None, description="Hub revision.")
-    cache_dir: str | Path | None = Field(default=None, exclude=True, description="Folder of snapshots.")
-    local_files_only: bool = Field(default=False, exclude=True, description="Never use the network.")
-    overflow: Overflow = Field(default="truncate", description="truncate, error, or window for rerankers.")
-    max_batch_tokens: int | None = Field(default=None, exclude=True, description="Tokens of one forward pass.")
-    private: bool = Field(default=False, exclude=True, description="Do not share the weights.")
-    device_map: Any = Field(default=None, exclude=True, description="Passed to transformers (large models).")
-    quantization_config: Any = Field(default=None, description="Passed to transformers (large models).")
-    compile: bool = Field(default=False, exclude=True, description="Use torch.compile (CUDA).")
+    path: str | Path | None = _option("path")
+    device: str = _option("device")
+    dtype: Dtype = _option("dtype")
+    quantization: Quantization | None = _option("quantization")
+    max_length: int | None = _option("max_length")
+    revision: str | None = _option("revision")
+    cache_dir: str | Path | None = _option("cache_dir")
+    local_files_only: bool = _option("local_files_only")
+    overflow: Overflow = _option("overflow")
+    max_batch_tokens: int | None = _option("max_batch_tokens")
+    max_queue_tokens: int | None = _option("max_queue_tokens")
+    when_full: WhenFull = _option("when_full")
+    private: bool = _option("private")
+    device_map: Any = _option("device_map")
+    quantization_config: Any = _option("quantization_config")
+    compile: bool = _option("compile")
     show_progress: bool = Field(default=False, exclude=True, description="Show a bar for downloads and long calls.")
 
+    _task: ClassVar[Task]
+    _lazy: Lazy[Any] = PrivateAttr(default_factory=Lazy)
+
     def __init__(self, model: str | None = None, **fields: Any) -> None:
-        """Take the model by position, or as `model` or `model_name`."""
+        """Take the model by position, or as `model` or `model_name`; check everything, load nothing yet.
+
+        Raises:
+            UnknownModelError: No such model.
+            WrongTaskError: The model does the other task.
+            ConfigError: An option does not fit the model.
+            pydantic.ValidationError: An argument is unknown or has the wrong type.
+        """
         super().__init__(**({"model": model} if model is not None else {}), **fields)
+        self.check_settings()
+
+    @field_validator(*OPTIONS, mode="before")
+    @classmethod
+    def _as_kept(cls, value: Any, info: ValidationInfo) -> Any:
+        """Give numbers of any integer type and paths of any kind their one form, before pydantic judges types."""
+        check = OPTIONS[str(info.field_name)].check
+        kept = check is checks.tokens and value is not None and not isinstance(value, str)
+        return check(str(info.field_name), value) if kept or isinstance(value, os.PathLike) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field; one that says how to load takes effect at the next call."""
+        """Set a field after all checks; one that says how to load takes effect at the next call."""
+        if name not in type(self).model_fields:
+            super().__setattr__(name, value)
+            return
+        trial = self.model_copy()
+        super(LoadFields, trial).__setattr__(name, value)
+        trial.check_settings()
+        before = getattr(self, name)
         super().__setattr__(name, value)
-        if name in LoadFields.model_fields:
-            for held in (self.__pydantic_private__ or {}).values():
-                if isinstance(held, Lazy):
-                    held.drop()
+        if (name in OPTIONS or name == "model_name") and getattr(self, name) != before:
+            self._lazy.drop()
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def __copy__(self) -> Self:
         """Return a copy that loads by its own options: `model_copy(update=...)` may change them."""
         copied = super().__copy__()
-        private = copied.__pydantic_private__ or {}
-        private.update({name: type(value)() for name, value in private.items() if isinstance(value, Lazy)})
+        copied._lazy = Lazy()
         return copied
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Know again what was set: LlamaIndex makes the object anew, as if every field had been given."""
+        super().__setstate__(state)
+        object.__setattr__(self, "__pydantic_fields_set__", set(state["__pydantic_fields_set__"]))
 
     @property
     def spec(self) -> ModelSpec:
         """Return the recipe of the model."""
         return get_spec(self.model_name)
 
-    def load_options(self) -> dict[str, Any]:
-        """Return the keyword arguments of `load_encoder` or `load_reranker`."""
-        return {option.name: getattr(self, option.name) for option in fields(LoadOptions)}
+    def load_options(self) -> LoadKwargs:
+        """Return the keyword arguments of `load_encoder` or `load_reranker`: what was set or is not the default.
 
-    def check(self, task: Task) -> None:
+        What was never set is left out, so that the environment can say it.
+        """
+        values = {name: getattr(self, name) for name in OPTIONS}
+        said = {name: value for name, value in values.items() if name in self.model_fields_set}
+        return cast("LoadKwargs", said | {name: v for name, v in values.items() if v != OPTIONS[name].default})
+
+    def check_settings(self) -> None:
         """Raise UnknownModelError, WrongTaskError or ConfigError now rather than at the first call."""
-        check_task(self.spec, task)
-        LoadOptions(**self.load_options()).check(task)
+        check_task(self.spec, self._task)
+        LoadOptions(**self.load_options()).check(self._task)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that changes a result of this model, for cache keys, with what "auto" means here."""
-        options = LoadOptions(**self.load_options()).with_environment()
-        names = ("revision", "path", "dtype", "quantization", "max_length", "overflow", "quantization_config")
+        from zh_retrieval.engine.hardware import resolve_device, resolve_dtype
+
+        options = LoadOptions.given(**self.load_options())
         meant = {"dtype": str(resolve_dtype(options.dtype, resolve_device(options.device))).removeprefix("torch.")}
+        names = [name for name, option in OPTIONS.items() if option.changes_results]
         return {"model": self.spec.name} | {name: meant.get(name, getattr(options, name)) for name in names}
+
+    def warmup(self) -> None:
+        """Load the weights and compute once, so that the first user does not wait for either."""
+        self._load().warmup()
+
+    def unload(self) -> None:
+        """Forget the weights: they are freed with the last call that runs, and the next one loads them again."""
+        self._lazy.drop()
+
+    def _load(self) -> Any:
+        return self._lazy.get(self._open)
+
+    async def _aload(self) -> Any:
+        return await self._lazy.aget(self._open)
+
+    def _open(self) -> Model:
+        from zh_retrieval.loading import load_encoder, load_reranker
+
+        load = load_encoder if self._task == "embedding" else load_reranker
+        return load(self.model_name, **self.load_options(), show_progress=self.show_progress)
+
+
+class EncoderFields(LoadFields):
+    """The settings of an embedding model, and its calls as frameworks want them: lists of Python floats."""
+
+    query_instruction: str | None = Field(
+        default=None, description='Replaces the model\'s own query instruction; "" leaves it out.'
+    )
+
+    _task: ClassVar[Task] = "embedding"
+
+    def check_settings(self) -> None:
+        """Raise what `LoadFields.check_settings` raises, and ConfigError for an instruction the model cannot take."""
+        super().check_settings()
+        self.spec.format_query("", self.query_instruction)
+
+    @property
+    def dimension(self) -> int:
+        """Return the length of a vector; loads the model."""
+        encoder: Encoder = self._load()
+        return encoder.dimension
+
+    def _query(self, text: str) -> list[float]:
+        encoder: Encoder = self._load()
+        vector: list[float] = encoder.encode_queries([text], instruction=self.query_instruction)[0].tolist()
+        return vector
+
+    async def _aquery(self, text: str) -> list[float]:
+        encoder: Encoder = await self._aload()
+        vector: list[float] = (await encoder.aencode_queries([text], instruction=self.query_instruction))[0].tolist()
+        return vector
+
+    def _documents(self, texts: Sequence[str]) -> list[list[float]]:
+        encoder: Encoder = self._load()
+        vectors: list[list[float]] = encoder.encode_documents(texts, show_progress=self.show_progress).tolist()
+        return vectors
+
+    async def _adocuments(self, texts: Sequence[str]) -> list[list[float]]:
+        encoder: Encoder = await self._aload()
+        return await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))
+
+    def _chunks(self, document: str, spans: Sequence[Span]) -> list[list[float]]:
+        encoder: Encoder = self._load()
+        vectors: list[list[float]] = encoder.encode_chunks(document, spans).tolist()
+        return vectors
+
+
+class RerankerFields(LoadFields):
+    """The settings of a reranking model, and its calls as frameworks want them: Python floats, normalized."""
+
+    top_n: int | None = Field(default=None, gt=0, description="How many to keep; None keeps all.")
+    score_threshold: float | None = Field(
+        default=None, description="What has a lower score, after `normalize`, is dropped."
+    )
+
+    _task: ClassVar[Task] = "reranking"
+
+    @field_validator("top_n", mode="before")
+    @classmethod
+    def _any_integer(cls, value: Any) -> Any:
+        return value if value is None or isinstance(value, str) else checks.whole_number("top_n", value)
+
+    def _scores(self, pairs: Sequence[Pair]) -> list[float]:
+        reranker: Reranker = self._load()
+        return normalize_scores(reranker.score(pairs, show_progress=self.show_progress), self._normalize())
+
+    async def _ascores(self, pairs: Sequence[Pair]) -> list[float]:
+        reranker: Reranker = await self._aload()
+        return normalize_scores(await reranker.ascore(pairs, show_progress=self.show_progress), self._normalize())
+
+    def _normalize(self) -> Normalize:
+        normalize: Normalize = vars(self)["normalize"]  # a field of each class, which says what fits its scores
+        return normalize
+
+    def _select(self, scores: Sequence[float]) -> list[Ranked]:
+        return select_ranked(scores, self.top_n, self.score_threshold)
+
+
+def without_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return what a dump says beyond the options' defaults: it cannot tell whether these were asked for.
+
+    So the environment of the machine that reads a dump speaks where the one that wrote it left the default.
+    """
+    return {name: value for name, value in stored.items() if name not in OPTIONS or value != OPTIONS[name].default}
 
 
 async def as_lists(vectors: np.ndarray) -> list[list[float]]:
@@ -103,53 +257,3 @@ async def as_lists(vectors: np.ndarray) -> list[list[float]]:
         await asyncio.sleep(0)
         lists += vectors[low : low + step].tolist()
     return lists
-
-
-class Lazy(Generic[HandleT]):
-    """A handle that is loaded on first use; copies and pickles start empty, so weights never travel."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._handle: HandleT | None = None
-
-    def get(self, load: Callable[[], HandleT]) -> HandleT:
-        """Return the handle; the first caller loads it, others wait. One that `close_all` closed is loaded again."""
-        with self._lock:
-            if self._handle is None or self._handle.closed:
-                self._handle = load()
-            return self._handle
-
-    async def aget(self, load: Callable[[], HandleT]) -> HandleT:
-        """Return the handle; loading happens in a thread, so that the event loop goes on."""
-        handle = self._handle
-        return handle if handle is not None and not handle.closed else await asyncio.to_thread(self.get, load)
-
-    def drop(self) -> None:
-        """Close the handle; the next `get` loads again."""
-        with self._lock:
-            if self._handle is not None:
-                self._handle.close()
-            self._handle = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lazy)
-
-    def __hash__(self) -> int:
-        return hash(Lazy)
-
-    def __reduce__(self) -> tuple[type[Lazy[HandleT]], tuple[()]]:
-        return type(self), ()
-
-
-def check_items(items: object, kind: type, what: str) -> None:
-    """Raise InputError, naming the index, unless `items` is a list (or another sequence) of `kind`."""
-    if isinstance(items, (str, bytes)) or not isinstance(items, Sequence):
-        raise InputError(f"{what} is {type(items).__name__}, expected a list of {kind.__name__}.")
-    for index, item in enumerate(items):
-        if not isinstance(item, kind):
-            raise InputError(f"{what}[{index}] is {type(item).__name__}, expected {kind.__name__}.")
-
-
-def lazy() -> Any:
-    """Return the pydantic private attribute that holds a `Lazy`."""
-    return PrivateAttr(default_factory=Lazy)

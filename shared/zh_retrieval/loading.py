@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing_extensions import Unpack
 
 from zh_retrieval.base import Encoder, Reranker
 from zh_retrieval.engine.hardware import resolve_device
@@ -12,35 +11,21 @@ from zh_retrieval.local.encoder import LocalEncoder
 from zh_retrieval.local.reranker import LocalReranker
 from zh_retrieval.local.sharing import LoadedModel, close_all, share
 from zh_retrieval.local.source import find_source
-from zh_retrieval.options import Dtype, LoadOptions, Overflow, Quantization
+from zh_retrieval.options import LoadKwargs, LoadOptions, Overflow, documented
 from zh_retrieval.recipes.registry import check_task, get_spec
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
 __all__ = ["close_all", "load_encoder", "load_reranker"]
 
 
-def load_encoder(
-    model: str,
-    *,
-    path: str | Path | None = None,
-    device: str = "auto",
-    dtype: Dtype = "auto",
-    quantization: Quantization | None = None,
-    max_length: int | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    overflow: Overflow = "truncate",
-    max_batch_tokens: int | None = None,
-    private: bool = False,
-    device_map: Any = None,
-    quantization_config: Any = None,
-    compile: bool = False,
-    show_progress: bool = False,
-) -> Encoder:
+@documented
+def load_encoder(model: str, *, show_progress: bool = False, **options: Unpack[LoadKwargs]) -> Encoder:
     """Return a handle on an embedding model, loading it if no equal one is loaded.
 
-    The options are those of `zh_retrieval.options.LoadOptions`; `show_progress` shows a bar while downloading.
+    Args:
+        model: Name, alias or hub id; see `zh_retrieval.MODELS`.
+        show_progress: Show a bar while downloading.
+        {options}
 
     Raises:
         UnknownModelError: No such model.
@@ -49,41 +34,26 @@ def load_encoder(
         DownloadError: The weights are neither here nor to be had.
         CheckpointError: The weights do not fit the recipe.
     """
-    options = LoadOptions(
-        path, device, dtype, quantization, max_length, revision, cache_dir, local_files_only, overflow,
-        max_batch_tokens, private, device_map, quantization_config, compile,
-    )  # fmt: skip
-    return LocalEncoder(*_acquire(model, "embedding", options, show_progress))
+    return LocalEncoder(*_acquire(model, "embedding", LoadOptions.given(**options), show_progress))
 
 
-def load_reranker(
-    model: str,
-    *,
-    path: str | Path | None = None,
-    device: str = "auto",
-    dtype: Dtype = "auto",
-    quantization: Quantization | None = None,
-    max_length: int | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    overflow: Overflow = "truncate",
-    max_batch_tokens: int | None = None,
-    private: bool = False,
-    device_map: Any = None,
-    quantization_config: Any = None,
-    compile: bool = False,
-    show_progress: bool = False,
-) -> Reranker:
+@documented
+def load_reranker(model: str, *, show_progress: bool = False, **options: Unpack[LoadKwargs]) -> Reranker:
     """Return a handle on a reranking model, loading it if no equal one is loaded.
 
-    Options and errors are those of `load_encoder`; WrongTaskError here means the model is an embedder.
+    Args:
+        model: Name, alias or hub id; see `zh_retrieval.MODELS`.
+        show_progress: Show a bar while downloading.
+        {options}
+
+    Raises:
+        UnknownModelError: No such model.
+        WrongTaskError: The model is an embedding model.
+        ConfigError: An option has a value that this model does not support.
+        DownloadError: The weights are neither here nor to be had.
+        CheckpointError: The weights do not fit the recipe.
     """
-    options = LoadOptions(
-        path, device, dtype, quantization, max_length, revision, cache_dir, local_files_only, overflow,
-        max_batch_tokens, private, device_map, quantization_config, compile,
-    )  # fmt: skip
-    return LocalReranker(*_acquire(model, "reranking", options, show_progress))
+    return LocalReranker(*_acquire(model, "reranking", LoadOptions.given(**options), show_progress))
 
 
 def _acquire(
@@ -91,7 +61,6 @@ def _acquire(
 ) -> tuple[LoadedModel, ModelSpec, int, Overflow]:
     spec = get_spec(name)
     check_task(spec, task)
-    options = options.with_environment()
     options.check(task)
     device = resolve_device(options.device)
     if options.quantization == "int8" and device.type != "cpu":

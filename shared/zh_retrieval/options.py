@@ -1,98 +1,238 @@
-"""How a model is loaded: every option once, with its default, its environment variable and its check."""
+"""How a model is loaded: every option once, with its default, its help, its environment variable and its check.
+
+Signatures, flags, the adapters' fields, cache keys and the README's table derive from `OPTIONS`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
+from typing_extensions import Unpack
+
+from zh_retrieval import checks
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.recipes.spec import Task
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
 Overflow = Literal["truncate", "error", "window"]
+WhenFull = Literal["wait", "refuse"]
 
-ENVIRONMENT = {
-    "device": "ZH_RETRIEVAL_DEVICE",
-    "dtype": "ZH_RETRIEVAL_DTYPE",
-    "cache_dir": "ZH_RETRIEVAL_CACHE",
-    "local_files_only": "ZH_RETRIEVAL_OFFLINE",
-}
-"""Option name -> environment variable that replaces its default; an explicit argument always wins."""
+DescribedT = TypeVar("DescribedT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of `load_encoder` and `load_reranker`.
+
+    Attributes:
+        name: The keyword; also the field and, with dashes, the flag.
+        default: Its value where neither a call nor the environment says anything.
+        help: What it means, in one line.
+        check: Returns a value as it is kept, or raises ConfigError.
+        changes_results: Whether it is part of cache keys and dumps; what only changes place or speed is not.
+        environment: Variable that replaces the default; None has none.
+        flag: Whether the command line has it.
+        choices: The values there are; () where they cannot be listed.
+    """
+
+    name: str
+    default: Any
+    help: str
+    check: checks.Check
+    changes_results: bool
+    environment: str | None
+    flag: bool
+    choices: tuple[str, ...]
+
+    def from_environment(self) -> Any:
+        """Return what the environment says, checked; None if nothing."""
+        said = os.environ.get(self.environment, "").strip() if self.environment else ""
+        if isinstance(self.default, bool):
+            return said.lower() in ("1", "true", "yes", "on") or None
+        return self.check(str(self.environment), said) if said else None
+
+
+def _about(
+    help: str,
+    check: checks.Check | None = None,
+    *,
+    results: bool,
+    environment: str | None = None,
+    flag: bool = True,
+    choices: tuple[str, ...] = (),
+) -> dict[str, Option]:
+    return {"option": Option("", None, help, check or checks.one_of(*choices), results, environment, flag, choices)}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Options of `load_encoder` and `load_reranker`.
+    """Options of `load_encoder` and `load_reranker`, each checked and in the form in which it is kept.
 
     Attributes:
-        path: Folder that holds the weights (fine-tuned, reduced or offline copy); None downloads from the hub.
-        device: "auto" (CUDA if present, else CPU), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" picks bfloat16 where the hardware computes in it, else float16 on CUDA, else float32.
-        quantization: "int8" (CPU only) or None.
-        max_length: Tokens per sequence, special tokens included; None is the model's default.
-        revision: Hub revision; None is the one of the recipe.
-        cache_dir: Where snapshots are kept; None is the ModelScope cache of the user.
-        local_files_only: Never use the network.
-        overflow: What happens to longer input: "truncate" (one warning per call), "error" or, for rerankers, "window".
-        max_batch_tokens: Tokens of one forward pass; None chooses by device.
-        private: Do not share the weights with other handles.
-        device_map: Passed to transformers for the large models (needs accelerate).
-        quantization_config: Passed to transformers for the large models.
-        compile: Compile the model with torch.compile (CUDA only): minutes at the first calls, then fewer kernels.
+        {options}
     """
 
-    path: str | Path | None = None
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    quantization: Quantization | None = None
-    max_length: int | None = None
-    revision: str | None = None
-    cache_dir: str | Path | None = None
-    local_files_only: bool = False
-    overflow: Overflow = "truncate"
-    max_batch_tokens: int | None = None
-    private: bool = False
-    device_map: Any = None
-    quantization_config: Any = None
-    compile: bool = False
+    # fmt: off
+    path: str | Path | None = field(default=None, metadata=_about(
+        "folder of weights of your own; the model's name then says the recipe", checks.folder, results=True,
+    ))
+    device: str = field(default="auto", metadata=_about(
+        '"auto" (CUDA if present, else CPU), "cpu", "cuda", "cuda:1", "mps"', checks.device, results=False,
+        environment="ZH_RETRIEVAL_DEVICE",
+    ))
+    dtype: Dtype = field(default="auto", metadata=_about(
+        '"auto" (bfloat16 where the hardware computes in it), "float32", "bfloat16", "float16"', results=True,
+        environment="ZH_RETRIEVAL_DTYPE", choices=get_args(Dtype),
+    ))
+    quantization: Quantization | None = field(default=None, metadata=_about(
+        '"int8" on the CPU', results=True, choices=get_args(Quantization),
+    ))
+    max_length: int | None = field(default=None, metadata=_about(
+        "tokens of a sequence, special tokens included; the model's own by default", checks.tokens, results=True,
+    ))
+    revision: str | None = field(default=None, metadata=_about(
+        "which snapshot of the hub; the recipe's by default", checks.text, results=True,
+    ))
+    cache_dir: str | Path | None = field(default=None, metadata=_about(
+        "where snapshots are kept; ModelScope's cache by default", checks.folder, results=False,
+        environment="ZH_RETRIEVAL_CACHE",
+    ))
+    local_files_only: bool = field(default=False, metadata=_about(
+        "never use the network", checks.switch, results=False, environment="ZH_RETRIEVAL_OFFLINE",
+    ))
+    overflow: Overflow = field(default="truncate", metadata=_about(
+        'longer input: "truncate" (one logged warning with counts), "error", for rerankers "window"', results=True,
+        choices=get_args(Overflow),
+    ))
+    max_batch_tokens: int | None = field(default=None, metadata=_about(
+        "tokens of one forward pass; chosen by device by default", checks.tokens, results=False,
+    ))
+    max_queue_tokens: int | None = field(default=None, metadata=_about(
+        "waiting tokens per priority after which a synchronous caller waits; an awaiting caller awaits",
+        checks.tokens, results=False, flag=False,
+    ))
+    when_full: WhenFull = field(default="wait", metadata=_about(
+        'at max_queue_tokens: "wait", or "refuse" with OverloadedError', results=False, flag=False,
+        choices=get_args(WhenFull),
+    ))
+    private: bool = field(default=False, metadata=_about(
+        "do not share the weights", checks.switch, results=False, flag=False,
+    ))
+    device_map: Any = field(default=None, metadata=_about(
+        "passed to transformers, for the 7B models; needs accelerate", checks.anything, results=False, flag=False,
+    ))
+    quantization_config: Any = field(default=None, metadata=_about(
+        "passed to transformers, for the 7B models", checks.anything, results=True, flag=False,
+    ))
+    compile: bool = field(default=False, metadata=_about(
+        "torch.compile, CUDA only: slow first calls, then fewer kernels", checks.switch, results=False,
+    ))
+    # fmt: on
 
-    def with_environment(self) -> LoadOptions:
-        """Return a copy in which defaults are replaced by the environment variables that are set."""
-        changes: dict[str, Any] = {}
-        if self.device == "auto" and os.environ.get(ENVIRONMENT["device"]):
-            changes["device"] = os.environ[ENVIRONMENT["device"]]
-        if self.dtype == "auto" and os.environ.get(ENVIRONMENT["dtype"]):
-            changes["dtype"] = os.environ[ENVIRONMENT["dtype"]]
-        if self.cache_dir is None and os.environ.get(ENVIRONMENT["cache_dir"]):
-            changes["cache_dir"] = os.environ[ENVIRONMENT["cache_dir"]]
-        if not self.local_files_only and offline():
-            changes["local_files_only"] = True
-        return replace(self, **changes) if changes else self
+    def __post_init__(self) -> None:
+        """Check every value that is not the default; what belongs together is checked by `check`."""
+        for option in OPTIONS.values():
+            value = getattr(self, option.name)
+            if value is not option.default:
+                object.__setattr__(self, option.name, option.check(option.name, value))
+
+    @staticmethod
+    def given(**options: Unpack[LoadKwargs]) -> LoadOptions:
+        """Return the options of a call; one that is not given at all is what the environment says, if anything.
+
+        Raises:
+            TypeError: There is no such option.
+            ConfigError: A value is wrong; the message names the option, or the environment variable.
+        """
+        for name in options:
+            if name not in OPTIONS:
+                close = get_close_matches(name, OPTIONS, n=1)
+                hint = f"Did you mean {close[0]}?" if close else f"There are {', '.join(OPTIONS)}."
+                raise TypeError(f"There is no option {name!r}. {hint}")
+        said = {name: option.from_environment() for name, option in OPTIONS.items() if name not in options}
+        if "local_files_only" in said:
+            said["local_files_only"] = offline() or None
+        return LoadOptions(**options, **{name: value for name, value in said.items() if value is not None})
 
     def check(self, task: Task) -> None:
-        """Raise ConfigError for a value that no model of the task supports."""
-        _one_of("dtype", self.dtype, get_args(Dtype))
-        _one_of("overflow", self.overflow, get_args(Overflow))
-        if self.quantization is not None:
-            _one_of("quantization", self.quantization, get_args(Quantization))
-        if not isinstance(self.device, str) or self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise ConfigError(f"device={self.device!r} is unknown. Use 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
+        """Raise ConfigError for values that no model of the task supports."""
         if self.overflow == "window" and task == "embedding":
             raise ConfigError("overflow='window' is for rerankers. Use 'truncate', 'error', or Encoder.encode_chunks.")
-        for name in ("max_length", "max_batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ConfigError(f"{name}={value!r} must be a positive whole number of tokens, or None.")
+
+
+class LoadKwargs(TypedDict, total=False):
+    """The fields of `LoadOptions` as keyword arguments, for type checkers."""
+
+    path: str | Path | None
+    device: str
+    dtype: Dtype
+    quantization: Quantization | None
+    max_length: int | None
+    revision: str | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+    overflow: Overflow
+    max_batch_tokens: int | None
+    max_queue_tokens: int | None
+    when_full: WhenFull
+    private: bool
+    device_map: Any
+    quantization_config: Any
+    compile: bool
+
+
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    {kind.name: replace(kind.metadata["option"], name=kind.name, default=kind.default) for kind in fields(LoadOptions)}
+)
+"""Name -> what is known of the option, in the order of `LoadOptions`."""
+
+ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {name: option.environment for name, option in OPTIONS.items() if option.environment}
+)
+"""Option name -> environment variable that replaces its default; an explicit argument always wins."""
 
 
 def offline() -> bool:
     """Return True if ZH_RETRIEVAL_OFFLINE forbids the network."""
-    return os.environ.get(ENVIRONMENT["local_files_only"], "").strip().lower() in ("1", "true", "yes", "on")
+    return bool(OPTIONS["local_files_only"].from_environment())
 
 
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name}={value!r} is unknown. Use one of {', '.join(map(repr, allowed))}.")
+def table() -> list[tuple[str, str, str]]:
+    """Return (name, help, how to say the default in the environment or "") of every option, for the README."""
+    rows = []
+    for name, option in OPTIONS.items():
+        assigned = "=1" if isinstance(option.default, bool) else ""
+        rows.append((name, option.help, f"{option.environment}{assigned}" if option.environment else ""))
+    return rows
+
+
+def documented(it: DescribedT) -> DescribedT:
+    """Write the options where a docstring says `{options}`, and into the signature that `help` shows of a function."""
+    lines = []
+    for name, option in OPTIONS.items():
+        default = (
+            f"{option.default!r}, or what {option.environment} says" if option.environment else repr(option.default)
+        )
+        lines.append(f"{name}: {option.help[0].upper()}{option.help[1:]}. Default: {default}.")
+    described: Any = it
+    described.__doc__ = (described.__doc__ or "").replace("{options}", "\n        ".join(lines))
+    if not isinstance(described, type):
+        signature = inspect.signature(described)
+        named = [entry for entry in signature.parameters.values() if entry.kind is not entry.VAR_KEYWORD]
+        of_options = [
+            inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=entry.type)
+            for entry in fields(LoadOptions)
+        ]
+        described.__signature__ = signature.replace(parameters=[*named, *of_options])
+    return it
+
+
+documented(LoadOptions)

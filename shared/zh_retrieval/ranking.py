@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from zh_retrieval.errors import ConfigError
+from zh_retrieval.checks import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,8 @@ def rank_scores(scores: Sequence[float], top_n: int | None = None) -> list[Ranke
     Raises:
         ConfigError: `top_n` is not a positive whole number.
     """
-    if top_n is not None and (not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 1):
-        raise ConfigError(f"top_n={top_n!r} must be a positive whole number, or None for all.")
+    if top_n is not None:
+        top_n = whole_number("top_n", top_n, "a positive whole number, or None for all")
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     return [Ranked(index, float(scores[index])) for index in order[:top_n]]
 

@@ -30,3 +30,12 @@ def check_text(text: object, what: str) -> None:
             f"{what} holds a lone surrogate {text[error.start]!r} at character {error.start}, expected valid "
             "Unicode. Decode the source with errors='replace'."
         ) from None
+
+
+def check_items(items: object, kind: type, what: str) -> None:
+    """Raise InputError, naming the index, unless `items` is a list (or another sequence) of `kind`."""
+    if isinstance(items, (str, bytes)) or not isinstance(items, Sequence):
+        raise InputError(f"{what} is {type(items).__name__}, expected a list of {kind.__name__}.")
+    for index, item in enumerate(items):
+        if not isinstance(item, kind):
+            raise InputError(f"{what}[{index}] is {type(item).__name__}, expected {kind.__name__}.")

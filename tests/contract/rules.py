@@ -11,6 +11,7 @@ LC_RERANKERS = "langchain_zh_retrieval/compressors.py"
 LI_EMBEDDINGS = "llama_index_zh_retrieval/embeddings.py"
 LI_RERANKERS = "llama_index_zh_retrieval/postprocessors.py"
 FRAMEWORKS = "shared/zh_retrieval/frameworks.py"
+LAZY = "shared/zh_retrieval/lazy.py"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ RULES = (
     Rule(
         "LangChain embeddings refuse unknown arguments",
         (LANGCHAIN + "test_unknown_arguments_and_models_are_refused_at_once",),
-        LC_EMBEDDINGS, 'extra="forbid"', 'extra="ignore"',
+        FRAMEWORKS, 'extra="forbid"', 'extra="ignore"',
     ),
     Rule(
         "the model is named by position, model or model_name",
@@ -51,14 +52,14 @@ RULES = (
     Rule(
         "vectors are lists of Python floats",
         (LANGCHAIN + "test_vectors_are_lists_of_python_floats_equal_to_the_core",),
-        LC_EMBEDDINGS, "self._load().encode_documents(texts, show_progress=self.show_progress).tolist()",
-        "list(map(list, self._load().encode_documents(texts, show_progress=self.show_progress)))",
+        FRAMEWORKS, "= encoder.encode_documents(texts, show_progress=self.show_progress).tolist()",
+        "= list(map(list, encoder.encode_documents(texts, show_progress=self.show_progress)))",
     ),
     Rule(
         "newlines are not replaced",
         (LANGCHAIN + "test_texts_reach_the_core_as_they_are",),
-        LC_EMBEDDINGS, "encode_queries([text], instruction=self.query_instruction)[0].tolist()",
-        'encode_queries([text.replace("\\n", " ")], instruction=self.query_instruction)[0].tolist()',
+        FRAMEWORKS, "= encoder.encode_queries([text], instruction=self.query_instruction)[0].tolist()",
+        '= encoder.encode_queries([text.replace("\\n", " ")], instruction=self.query_instruction)[0].tolist()',
     ),
     Rule(
         "a compressed document is a copy, its metadata too",
@@ -80,7 +81,7 @@ RULES = (
     Rule(
         "a reranker is a document compressor and a cross-encoder",
         (RERANK + "test_langchain_interfaces_are_the_real_ones",),
-        LC_RERANKERS, "(LoadFields, BaseDocumentCompressor, BaseCrossEncoder)", "(LoadFields, BaseDocumentCompressor)",
+        LC_RERANKERS, ", BaseDocumentCompressor, BaseCrossEncoder)", ", BaseDocumentCompressor)",
     ),
     Rule(
         "the runnable form is async too",
@@ -90,18 +91,18 @@ RULES = (
     Rule(
         "langchain-tests' integration suite passes",
         (LANGCHAIN + "TestIntegrationSuite",),
-        LC_EMBEDDINGS, "(await encoder.aencode_queries([text], instruction=self.query_instruction))[0].tolist()",
+        FRAMEWORKS, "(await encoder.aencode_queries([text], instruction=self.query_instruction))[0].tolist()",
         "(await encoder.aencode_queries([text], instruction=self.query_instruction))[0]",
     ),
     Rule(
         "langchain-tests' unit suite passes",
         (LANGCHAIN + "TestUnitSuite",),
-        LC_EMBEDDINGS, 'self.check("embedding")', 'self.check("reranking")',
+        FRAMEWORKS, '_task: ClassVar[Task] = "embedding"', '_task: ClassVar[Task] = "reranking"',
     ),
     Rule(
         "the cache namespace tells apart what changes vectors",
         (LANGCHAIN + "test_cache_namespace_tells_apart_what_changes_vectors",),
-        FRAMEWORKS, '("revision", "path", "dtype",', '("revision", "path",',
+        FRAMEWORKS, "for name in names}", 'for name in names if name != "dtype"}',
     ),
     Rule(
         "the cache namespace holds the instruction",
@@ -123,20 +124,17 @@ RULES = (
     Rule(
         "LlamaIndex's async batch does not block the event loop",
         (LOOP + "test_the_event_loop_goes_on[ModelScopeEmbedding-aget_text_embedding_batch]",),
-        LI_EMBEDDINGS, "await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))",
-        "encoder.encode_documents(texts).tolist()",
+        LI_EMBEDDINGS, "return await self._adocuments(texts)", "return self._documents(texts)",
     ),
     Rule(
         "LlamaIndex's async query does not block the event loop",
         (LOOP + "test_the_event_loop_goes_on[ModelScopeEmbedding-aget_query_embedding]",),
-        LI_EMBEDDINGS, "(await encoder.aencode_queries([query], instruction=self.query_instruction))[0]",
-        "encoder.encode_queries([query], instruction=self.query_instruction)[0]",
+        LI_EMBEDDINGS, "await self._aquery(query)", "self._query(query)",
     ),
     Rule(
         "LangChain's async batch does not block the event loop",
         (LOOP + "test_the_event_loop_goes_on[ModelScopeEmbeddings-aembed_documents]",),
-        LC_EMBEDDINGS, "await as_lists(await encoder.aencode_documents(texts, show_progress=self.show_progress))",
-        "encoder.encode_documents(texts).tolist()",
+        LC_EMBEDDINGS, "await self._adocuments(texts)", "self._documents(texts)",
     ),
     Rule(
         "async compression does not block the event loop",
@@ -151,23 +149,22 @@ RULES = (
     Rule(
         "dictionaries hold what changes vectors",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        FRAMEWORKS, 'max_length: int | None = Field(default=None, desc',
-        'max_length: int | None = Field(default=None, exclude=True, desc',
+        FRAMEWORKS, "exclude=None if option.changes_results else True", "exclude=True",
     ),
     Rule(
         "dictionaries leave out what does not",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        FRAMEWORKS, 'device: str = Field(default="auto", exclude=True, ', 'device: str = Field(default="auto", ',
+        FRAMEWORKS, "exclude=None if option.changes_results else True", "exclude=None",
     ),
     Rule(
         "pickles hold settings only",
         (LLAMA + "test_pickles_hold_settings_only", LANGCHAIN + "test_weights_never_travel_in_pickles"),
-        FRAMEWORKS, "def __reduce__(self)", "def _reduce(self)",
+        LAZY, "def __reduce__(self)", "def _reduce(self)",
     ),
     Rule(
         "a pipeline runs in worker processes, each of which loads for itself",
         (LLAMA + "test_an_ingestion_pipeline_runs_in_worker_processes",),
-        FRAMEWORKS, "if self._handle is None or self._handle.closed:",
+        LAZY, "if self._model is None or self._model.closed:",
         "if __import__('multiprocessing').parent_process() is None:",
     ),
     Rule(
@@ -200,7 +197,7 @@ RULES = (
     Rule(
         "LlamaIndex takes the class as one of its own",
         (LLAMA + "test_settings_take_the_native_class_and_no_langchain_one",),
-        LI_EMBEDDINGS, "class ModelScopeEmbedding(LoadFields, BaseEmbedding):",
-        "class ModelScopeEmbedding(LoadFields):",
+        LI_EMBEDDINGS, "class ModelScopeEmbedding(EncoderFields, BaseEmbedding):",
+        "class ModelScopeEmbedding(EncoderFields):",
     ),
 )  # fmt: skip

@@ -44,7 +44,7 @@ def results(made):
 
 
 def handle(made):
-    return (made.__pydantic_private__.get("_encoder") or made.__pydantic_private__["_reranker"])._handle
+    return made._lazy._model
 
 
 WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda made: pickle.loads(pickle.dumps(made))}

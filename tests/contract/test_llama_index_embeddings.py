@@ -1,7 +1,6 @@
 """`ModelScopeEmbedding` as LlamaIndex uses it."""
 
 import pickle
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -15,10 +14,8 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
 import zh_retrieval as zr
-from langchain_zh_retrieval import BGEReranker, ModelScopeEmbeddings
+from langchain_zh_retrieval import ModelScopeEmbeddings
 from llama_index_zh_retrieval import ModelScopeEmbedding
-from llama_index_zh_retrieval import RankingGPTReranker as LlamaReranker
-from zh_retrieval.options import LoadOptions
 
 OPTIONS = {"model": "e5-small-zh", "device": "cpu", "dtype": "float32"}
 TEXTS = ["绿茶用八十度的水。", "第一行\n第二行", "", "Python asyncio"]
@@ -91,11 +88,6 @@ def test_a_cache_by_bare_text_is_refused_where_queries_and_documents_differ():
         ModelScopeEmbedding("bge-base-zh", embeddings_cache=SimpleKVStore())
     assert ModelScopeEmbedding("jina-base-zh", embeddings_cache=SimpleKVStore()).embeddings_cache is not None
     assert ModelScopeEmbedding("bge-base-zh", query_instruction="", embeddings_cache=SimpleKVStore()) is not None
-
-
-def test_every_load_option_is_a_field_of_every_adapter():
-    for cls in (ModelScopeEmbedding, ModelScopeEmbeddings, BGEReranker, LlamaReranker):
-        assert {option.name for option in fields(LoadOptions)} <= set(cls.model_fields)
 
 
 def test_settings_take_the_native_class_and_no_langchain_one(embedding):

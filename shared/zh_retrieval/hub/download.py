@@ -30,7 +30,7 @@ def fetch(
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
+    local_files_only: bool | None = None,
     show_progress: bool = False,
 ) -> Path:
     """Return the folder of a complete snapshot, downloading it if it is not on this machine.
@@ -47,7 +47,7 @@ def fetch(
     state = locate(spec, revision=revision, cache_dir=cache_dir)
     if state.status == "present" and state.path is not None:
         return state.path
-    if local_files_only or offline():
+    if offline() if local_files_only is None else local_files_only:
         lacking = f"{state.path} lacks {', '.join(state.missing)}" if state.path else "no folder of it was found"
         looked = [str(folder) for source in spec.sources for folder in candidates(source, revision, cache_dir)]
         raise DownloadError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.cli.table import render
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.options import LoadOptions
 
 if TYPE_CHECKING:
     from zh_retrieval.bench.host import Host
@@ -87,7 +88,7 @@ def _sides(arguments: argparse.Namespace, spec: ModelSpec, folder: Path) -> list
     from zh_retrieval.bench.sides import SideSpec, installed_peers
     from zh_retrieval.engine.hardware import resolve_device
 
-    device = str(resolve_device(arguments.device))
+    device = str(resolve_device(LoadOptions.given(**load_options(arguments)).device))
     known = installed_peers(spec)
     wanted = {"all": known, "none": []}.get(arguments.peers, arguments.peers.split(","))
     if absent := sorted(set(wanted) - set(known)):

@@ -58,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     passages = _passages(arguments.input)
     questions = _questions(arguments)
     options = load_options(arguments)
-    shared = {name: options[name] for name in ("device", "dtype", "cache_dir", "local_files_only")}
+    machine = {"device", "dtype", "cache_dir", "local_files_only"}
+    shared = {name: value for name, value in options.items() if name in machine}
     stages = Stages(
         arguments.model, options, arguments.reranker, {**shared, "path": arguments.reranker_path},
         max(_DEPTH, arguments.top_k),

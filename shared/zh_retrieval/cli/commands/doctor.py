@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; status 1 if --verify found a broken file or a check of --selftest fails."""
     if arguments.selftest:
         return _selftest(arguments)
-    report = examine(LoadOptions(cache_dir=arguments.cache_dir).with_environment().cache_dir, verify=arguments.verify)
+    report = examine(LoadOptions.given(**load_options(arguments)).cache_dir, verify=arguments.verify)
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False, indent=1))
     else:

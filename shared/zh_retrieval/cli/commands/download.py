@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from zh_retrieval.cli.flags import add_hub_flags
+from zh_retrieval.cli.flags import add_hub_flags, load_options
 from zh_retrieval.options import LoadOptions
 from zh_retrieval.recipes.registry import get_spec
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from zh_retrieval.hub.download import fetch
 
     specs = [get_spec(name) for name in arguments.models]
-    cache_dir = LoadOptions(cache_dir=arguments.cache_dir).with_environment().cache_dir
+    cache_dir = LoadOptions.given(**load_options(arguments)).cache_dir
     for spec in specs:
         folder = fetch(spec, revision=arguments.revision, cache_dir=cache_dir, show_progress=True)
         print(f"{spec.name}\t{folder}")

@@ -1,0 +1,83 @@
+"""What values of options are right, and the form in which they are kept.
+
+A check takes what to call the option in a message, and a value; it returns the value as it is kept.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from zh_retrieval.errors import ConfigError
+
+Check = Callable[[str, Any], Any]
+
+_DEVICE = re.compile(r"auto|cuda(:[0-9]+)?|(cpu|mps)(:0)?")
+
+
+def one_of(*choices: str) -> Check:
+    """Return the check of an option whose values can be listed."""
+
+    def check(what: str, value: Any) -> Any:
+        if not isinstance(value, str) or value not in choices:
+            raise ConfigError(f"{what}={value!r} is unknown. Use one of {', '.join(map(repr, choices))}.")
+        return value
+
+    return check
+
+
+def whole_number(what: str, value: Any, meaning: str = "a positive whole number, or None") -> int:
+    """Return a positive whole number of any integer type as int.
+
+    Raises:
+        ConfigError: It is no integer, a bool, or below 1; the message says `meaning`.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"{what}={value!r} must be {meaning}.")
+    return number
+
+
+def tokens(what: str, value: Any) -> int:
+    """Return a number of tokens, at least 1."""
+    return whole_number(what, value, "a positive whole number of tokens, or None")
+
+
+def device(what: str, value: Any) -> str:
+    """Return a device name; whether it is present shows when a model is loaded."""
+    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+        raise ConfigError(f"{what}={value!r} is unknown. Use 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
+    return value
+
+
+def folder(what: str, value: Any) -> str:
+    """Return a path as str, so that a str and a `Path` of one folder are one option."""
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"{what}={value!r} must be a folder as str or pathlib.Path, or None.")
+    return path
+
+
+def text(what: str, value: Any) -> str:
+    """Return a str that says something."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{what}={value!r} must be a str that is not empty, or None.")
+    return value
+
+
+def switch(what: str, value: Any) -> bool:
+    """Return True or False, given as such."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{what}={value!r} must be True or False.")
+    return value
+
+
+def anything(what: str, value: Any) -> Any:
+    """Return the value: whoever it is passed to judges it."""
+    return value
