@@ -1,0 +1,95 @@
+"""What the code imports is what pyproject.toml declares: nothing comes by the favour of another package."""
+
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OURS = ("zh_retrieval", "langchain_zh_retrieval", "llama_index_zh_retrieval")
+FOLDERS = {"zh_retrieval": ROOT / "shared" / "zh_retrieval"} | {name: ROOT / name for name in OURS[1:]}
+EXTRA = {"langchain_zh_retrieval": "langchain", "llama_index_zh_retrieval": "llama-index"}
+PEERS = {"sentence-transformers"}  # `bench` measures it where it is installed
+DISTRIBUTIONS = packages_distributions()
+
+
+def normalized(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names(requirements):
+    return {normalized(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
+
+
+BASE = names(PROJECT["dependencies"])
+EXTRAS = {extra: names(requirements) for extra, requirements in PROJECT["optional-dependencies"].items()}
+
+
+def imports(source):
+    """Yield (module, True if it is imported when the file is), for each absolute import of a file."""
+    tree = ast.parse(source)
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], id(node) not in inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0], id(node) not in inside
+
+
+def undeclared(package, file, source):
+    """Return the modules of a file that no distribution of those declared for it provides."""
+    optional = set().union(*EXTRAS.values()) | PEERS
+    found = []
+    for module, at_once in imports(source):
+        if module in sys.stdlib_module_names or module in OURS:
+            continue
+        if package in EXTRA:
+            allowed = BASE | EXTRAS[EXTRA[package]]
+        elif file == "frameworks.py":  # what both adapters share
+            allowed = BASE | (EXTRAS["langchain"] & EXTRAS["llama-index"])
+        else:
+            allowed = BASE if at_once else BASE | optional
+        if not {normalized(name) for name in DISTRIBUTIONS.get(module, [module])} & allowed:
+            found.append(module)
+    return found
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_every_import_is_a_declared_dependency(package):
+    folder = FOLDERS[package]
+    problems = {
+        str(file.relative_to(folder)): missing
+        for file in sorted(folder.rglob("*.py"))
+        if (missing := undeclared(package, str(file.relative_to(folder)), file.read_text(encoding="utf-8")))
+    }
+    assert problems == {}
+
+
+def test_every_dependency_has_a_range():
+    requirements = [
+        *PROJECT["dependencies"],
+        *(line for lines in PROJECT["optional-dependencies"].values() for line in lines),
+    ]
+    assert [line for line in requirements if not line.startswith("zh-retrieval[") and ">=" not in line] == []
+
+
+def test_an_import_that_is_not_declared_would_be_found():
+    assert undeclared("zh_retrieval", "x.py", "import yaml") == ["yaml"]
+    assert undeclared("zh_retrieval", "x.py", "import langchain_core") == ["langchain_core"]
+    assert undeclared("zh_retrieval", "x.py", "def f():\n    import langchain_core\n    import yaml") == ["yaml"]
+    assert undeclared("langchain_zh_retrieval", "x.py", "import llama_index.core") == ["llama_index"]
+    assert undeclared("zh_retrieval", "frameworks.py", "import pydantic, numpy") == []
