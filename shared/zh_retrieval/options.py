@@ -200,9 +200,17 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 """Option name -> environment variable that replaces its default; an explicit argument always wins."""
 
 
+def offline_switch() -> str | None:
+    """Return the environment variable that forbids the network, ours or one of Hugging Face's; None if none does."""
+    names = (ENVIRONMENT["local_files_only"], "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next(
+        (name for name in names if os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on")), None
+    )
+
+
 def offline() -> bool:
-    """Return True if ZH_RETRIEVAL_OFFLINE forbids the network."""
-    return bool(OPTIONS["local_files_only"].from_environment())
+    """Return True if an environment variable forbids the network."""
+    return offline_switch() is not None
 
 
 def table() -> list[tuple[str, str, str]]:

@@ -16,6 +16,7 @@ from tests.modelscope_stub import Stub, serve
 from tests.tiny_models import tiny_bert
 from zh_retrieval.hub import download
 from zh_retrieval.hub.cache import locate
+from zh_retrieval.hub.retry import RetryPolicy
 from zh_retrieval.hub.snapshot import MANIFEST, is_safe, verify
 
 SPEC = zr.get_spec("bge-large-zh")  # two ModelScope sources
@@ -44,6 +45,7 @@ def stub(files, monkeypatch):
 
 
 def fetch(tmp_path, **options):
+    options.setdefault("policy", RetryPolicy(sleep=lambda seconds: None))
     return download.fetch(SPEC, cache_dir=tmp_path / "cache", **options)
 
 
@@ -110,7 +112,7 @@ def test_a_server_that_ignores_ranges_gives_the_right_file(stub, tmp_path, files
     assert (fetch(tmp_path) / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
-def test_wrong_bytes_are_an_error_and_no_snapshot(stub, tmp_path):
+def test_wrong_bytes_are_an_error_and_no_snapshot(stub, tmp_path, pauses):
     stub.corrupt.add("model.safetensors")
     with pytest.raises(zr.DownloadError, match=r"bge-large-zh-v1\.5"):
         fetch(tmp_path)
@@ -119,7 +121,7 @@ def test_wrong_bytes_are_an_error_and_no_snapshot(stub, tmp_path):
     assert verify(fetch(tmp_path)) == []
 
 
-def test_a_wrong_size_in_the_listing_is_an_error(stub, tmp_path):
+def test_a_wrong_size_in_the_listing_is_an_error(stub, tmp_path, pauses):
     stub.listing["vocab.txt"] = {"Size": 7, "Sha256": ""}
     with pytest.raises(zr.DownloadError):
         fetch(tmp_path)

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 from modelscope_hub import _download, _legacy_api
-from modelscope_hub._download_control import _DownloadControl
 
 import zh_retrieval as zr
 from tests.modelscope_stub import Stub, serve
 from tests.tiny_models import tiny_bert
 from zh_retrieval.hub import download
 from zh_retrieval.hub.cache import locate
+from zh_retrieval.hub.retry import RetryPolicy
 from zh_retrieval.hub.snapshot import MANIFEST, PLAN, verify
 
 SPEC = zr.get_spec("bge-large-zh")
@@ -34,6 +34,7 @@ FIRST, SECOND = (source.id for source in SPEC.sources[:2])
 WEIGHTS = "model.safetensors"
 WANTED = ["config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
 FOREVER = 999
+NO_PAUSE = RetryPolicy(sleep=lambda seconds: None)
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +53,6 @@ def stub(files, monkeypatch):
 
 
 @pytest.fixture
-def pauses(monkeypatch):
-    """Return the list of pauses that are made between tries, in seconds; each takes a hundredth of its time."""
-    made: list[float] = []
-    sleep, wait = time.sleep, _DownloadControl.sleep
-
-    def short_sleep(seconds: float) -> None:
-        made.append(seconds)
-        sleep(seconds / 100)
-
-    def short_wait(control: _DownloadControl, seconds: float) -> None:
-        made.append(seconds)
-        wait(control, seconds / 100)
-
-    monkeypatch.setattr(time, "sleep", short_sleep)
-    monkeypatch.setattr(_DownloadControl, "sleep", short_wait)
-    return made
-
-
-@pytest.fixture
 def impatient(monkeypatch):
     """Let the client wait a fifth of a second for an answer, instead of 15 (listing) or 60 (file), and twice only."""
     monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_TIMEOUT_SECONDS", 0.2)
@@ -79,8 +61,8 @@ def impatient(monkeypatch):
     monkeypatch.setattr(_download, "DOWNLOAD_RETRY_TIMES", 1)
 
 
-def fetch(tmp_path, **options):
-    return download.fetch(SPEC, cache_dir=tmp_path / "cache", **options)
+def fetch(tmp_path, policy=NO_PAUSE, **options):
+    return download.fetch(SPEC, cache_dir=tmp_path / "cache", policy=policy, **options)
 
 
 def assert_whole(folder, files):
@@ -227,10 +209,10 @@ STALLS = [
 def test_a_fault_of_the_hub_ends_in_the_whole_snapshot_or_in_a_typed_error(fault, stub, tmp_path, files, pauses):
     fault.order(stub)
     if fault.error is None:
-        assert_whole(fetch(tmp_path), files)
+        assert_whole(fetch(tmp_path, pauses.policy), files)
         return
     with pytest.raises(zr.DownloadError, match=fault.error) as caught:
-        fetch(tmp_path)
+        fetch(tmp_path, pauses.policy)
     message = str(caught.value)
     assert SPEC.name in message
     assert FIRST in message
@@ -253,15 +235,15 @@ def test_a_silent_hub_is_given_up_after_the_clients_timeout(fault, stub, tmp_pat
 @pytest.mark.parametrize("path", ["", WEIGHTS], ids=["listing", "file"])
 def test_the_pause_that_a_hub_asks_for_is_made(stub, tmp_path, files, pauses, path):
     stub.fail, stub.retry_after = {path: [429]}, "7"
-    assert_whole(fetch(tmp_path), files)
-    assert max(pauses) == 7
+    assert_whole(fetch(tmp_path, pauses.policy), files)
+    assert max(pauses.made) == 7
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-3", "1e9", "Wed, 21 Oct 2015 07:28:00 GMT"])
 def test_a_strange_retry_after_does_not_stop_a_download(stub, tmp_path, files, pauses, value):
     stub.fail, stub.retry_after = {"": [429], WEIGHTS: [429]}, value
-    assert_whole(fetch(tmp_path), files)
-    assert max(pauses, default=0) <= 60
+    assert_whole(fetch(tmp_path, pauses.policy), files)
+    assert max(pauses.made, default=0) <= 60
 
 
 def test_wrong_bytes_are_not_fetched_again_and_again(stub, tmp_path, pauses):

@@ -6,23 +6,37 @@ whole.
 
 from __future__ import annotations
 
-import importlib
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from zh_retrieval.errors import DownloadError
-from zh_retrieval.hub.cache import builtin_folder, candidates, locate, target
-from zh_retrieval.hub.retry import AbsentError, attempt
-from zh_retrieval.hub.snapshot import PLAN, Manifest, RemoteFile, is_safe, select, sha256
-from zh_retrieval.options import offline
+from zh_retrieval.hub import huggingface, modelscope
+from zh_retrieval.hub.cache import SnapshotState, builtin_folder, candidates, locate, target
+from zh_retrieval.hub.lock import exclusive
+from zh_retrieval.hub.proxy import proxy_problem
+from zh_retrieval.hub.retry import AbsentError, RetryPolicy
+from zh_retrieval.hub.snapshot import PLAN, Listing, Manifest, RemoteFile, is_safe, select, sha256, this_process
+from zh_retrieval.options import offline, offline_switch
 from zh_retrieval.recipes.spec import ModelSpec, Source
 
-_CLIENT = threading.Lock()
+_LOGGER = logging.getLogger(__name__)
+_PATIENT = RetryPolicy()
+
+
+class _Client(Protocol):
+    """What a hub's module does."""
+
+    def endpoint(self) -> str: ...
+    def list_files(self, what: str, id: str, revision: str | None, policy: RetryPolicy) -> Listing: ...
+    def fetch_files(
+        self, what: str, id: str, revision: str | None, folder: Path, files: list[RemoteFile],
+        start: Callable[[], Callable[[int], None]], policy: RetryPolicy,
+    ) -> None: ...  # fmt: skip
+
+
+_CLIENTS: dict[str, _Client] = {"modelscope": modelscope, "huggingface": huggingface}
 
 
 def fetch(
@@ -32,6 +46,7 @@ def fetch(
     cache_dir: str | Path | None = None,
     local_files_only: bool | None = None,
     show_progress: bool = False,
+    policy: RetryPolicy = _PATIENT,
 ) -> Path:
     """Return the folder of a complete snapshot, downloading it if it is not on this machine.
 
@@ -41,23 +56,19 @@ def fetch(
     Raises:
         DownloadError: Nothing complete is here and the network is forbidden, or the download failed; the message
             names model, source, file, cause and remedy. What was downloaded is kept for the next try.
+        ConfigError: The cache would lie in a home folder, and the user has none.
     """
     if spec.sources[0].hub == "builtin":
         return builtin_folder(spec.sources[0])
     state = locate(spec, revision=revision, cache_dir=cache_dir)
     if state.status == "present" and state.path is not None:
-        return state.path
+        return _chosen(spec, state)
     if offline() if local_files_only is None else local_files_only:
-        lacking = f"{state.path} lacks {', '.join(state.missing)}" if state.path else "no folder of it was found"
-        looked = [str(folder) for source in spec.sources for folder in candidates(source, revision, cache_dir)]
-        raise DownloadError(
-            f"{spec.name} is not complete on this machine and the network is not to be used: {lacking}. "
-            f"Run `zh-retrieval download {spec.name}` with network, or give path=. Looked in: {'; '.join(looked)}."
-        )
+        raise _not_here(spec, state, offline_switch() or "local_files_only", revision, cache_dir)
     absent = []
     for source in spec.sources:
         try:
-            return _download(spec, source, revision, cache_dir, show_progress)
+            return _download(spec, source, revision, cache_dir, show_progress, policy)
         except AbsentError as error:
             absent.append(f"{source.hub} {source.id}: {error}")
         except DownloadError as error:
@@ -68,55 +79,83 @@ def fetch(
     )
 
 
+def _chosen(spec: ModelSpec, state: SnapshotState) -> Path:
+    assert state.path is not None
+    assert state.source is not None
+    hub, id = state.source.hub, state.source.id
+    _LOGGER.info("%s: the snapshot in %s (%s %s, %s)", spec.name, state.path, hub, id, state.why)
+    return state.path
+
+
+def _not_here(
+    spec: ModelSpec, state: SnapshotState, switch: str, revision: str | None, cache_dir: str | Path | None
+) -> DownloadError:
+    lacking = f"{state.path} lacks {', '.join(state.missing)}" if state.path else "no folder of it was found"
+    looked = [str(found.folder) for source in spec.sources for found in candidates(source, revision, cache_dir)]
+    return DownloadError(
+        f"{spec.name} is not complete on this machine and the network is not to be used ({switch}): {lacking}. "
+        f"Run `zh-retrieval download {spec.name}` with network, or give path=. Looked in: {'; '.join(looked)}."
+    )
+
+
 def reachable(hub: Literal["modelscope", "huggingface"], timeout: float = 3.0) -> bool:
     """Return True if a hub answers within `timeout` seconds."""
     import requests
 
     try:
-        requests.head(_endpoint(hub), timeout=timeout, allow_redirects=False)
-    except requests.RequestException:
+        requests.head(_CLIENTS[hub].endpoint(), timeout=timeout, allow_redirects=False)
+    except (requests.RequestException, ValueError):  # ValueError: an address or a proxy that is none
         return False
     return True
 
 
-def _endpoint(hub: str) -> str:
-    if hub == "modelscope":
-        url = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or "https://modelscope.cn"
-    else:
-        url = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    return url if "://" in url else f"https://{url}"
+def unusable_proxy(hub: Literal["modelscope", "huggingface"]) -> str | None:
+    """Return why the proxy of the environment cannot work for a hub, and what to do; None if nothing is known."""
+    return proxy_problem(hub, _CLIENTS[hub].endpoint())
 
 
 def _download(
-    spec: ModelSpec, source: Source, revision: str | None, cache_dir: str | Path | None, show_progress: bool
-) -> Path:
-    from filelock import FileLock
-
+    spec: ModelSpec, source: Source, revision: str | None, cache_dir: str | Path | None, show_progress: bool,
+    policy: RetryPolicy,
+) -> Path:  # fmt: skip
     folder = target(source, revision, cache_dir)
-    wanted = revision or source.revision
     what = f"{spec.name} from {source.hub} {source.id}"
+    problem = proxy_problem(source.hub, _CLIENTS[source.hub].endpoint())
+    if problem is not None:
+        raise DownloadError(f"{what} could not be fetched: {problem}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with exclusive(folder, spec.name, show_progress):
             state = locate(spec, revision=revision, cache_dir=cache_dir)
-            if state.status == "present" and state.path is not None:  # another process was quicker
-                return state.path
-            files = attempt(f"the list of files of {what}", lambda: _list(source, wanted), may_be_absent=True)
-            chosen = _choose(spec, source, files)
-            folder.mkdir(exist_ok=True)
-            Manifest(source.hub, source.id, wanted, tuple(chosen)).write(folder, PLAN)
-            with _Bar(sum(file.size or 0 for file in chosen), spec.name, show_progress) as bar:
-                attempt(f"files of {what}", lambda: _FETCH[source.hub](source, wanted, folder, chosen, bar))
-            verified = tuple(_verified(spec, source, folder, file) for file in chosen)
-            Manifest(source.hub, source.id, wanted, verified).write(folder)
-            (folder / PLAN).unlink(missing_ok=True)
+            if state.status == "present":  # another process was quicker
+                return _chosen(spec, state)
+            _fill(spec, source, revision or source.revision, folder, what, show_progress, policy)
     except DownloadError:
         raise
     except OSError as error:
         raise DownloadError(
             f"{what} cannot be written to {folder}: {error}. Free space, or choose another cache_dir."
         ) from error
+    _LOGGER.info("%s: downloaded to %s", what, folder)
     return folder
+
+
+def _fill(
+    spec: ModelSpec, source: Source, wanted: str | None, folder: Path, what: str, show_progress: bool,
+    policy: RetryPolicy,
+) -> None:  # fmt: skip
+    client = _CLIENTS[source.hub]
+    listing = client.list_files(what, source.id, wanted, policy)
+    files = _choose(spec, source, listing.files)
+    folder.mkdir(exist_ok=True)
+    plan = Manifest(source.hub, source.id, wanted, tuple(files), listing.commit, this_process())
+    plan.write(folder, PLAN)
+    with _Bar(sum(file.size or 0 for file in files), spec.name, show_progress) as bar:
+        revision = listing.commit or wanted  # a branch may move while files come
+        client.fetch_files(what, source.id, revision, folder, files, bar.start, policy)
+    verified = tuple(_verified(spec, source, folder, file) for file in files)
+    Manifest(source.hub, source.id, wanted, verified, listing.commit).write(folder)
+    (folder / PLAN).unlink(missing_ok=True)
 
 
 def _choose(spec: ModelSpec, source: Source, files: list[RemoteFile]) -> list[RemoteFile]:
@@ -149,82 +188,6 @@ def _verified(spec: ModelSpec, source: Source, folder: Path, file: RemoteFile) -
     return RemoteFile(file.path, found, digest)
 
 
-def _list(source: Source, revision: str | None) -> list[RemoteFile]:
-    if source.hub == "modelscope":
-        from modelscope_hub import HubApi
-
-        listed = HubApi(endpoint=_endpoint("modelscope")).list_repo_files(source.id, "model", revision=revision)
-        return [RemoteFile(file.path, file.size or None, file.sha256 or None) for file in listed if not file.is_dir]
-    from huggingface_hub import HfApi
-
-    info = HfApi(endpoint=_endpoint("huggingface")).model_info(source.id, revision=revision, files_metadata=True)
-    return [
-        RemoteFile(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or []
-    ]
-
-
-def _fetch_modelscope(
-    source: Source, revision: str | None, folder: Path, files: list[RemoteFile], bar: Callable[[int], None]
-) -> None:
-    from modelscope_hub import HubApi
-    from modelscope_hub._download import ProgressCallback
-
-    class Progress(ProgressCallback):
-        def update(self, size: int) -> None:
-            bar(size)
-
-    with _without_bars():
-        HubApi(endpoint=_endpoint("modelscope")).download_repo(
-            source.id,
-            "model",
-            revision=revision,
-            local_dir=folder,
-            cache_dir=folder.parents[3],  # of models/OWNER--NAME/snapshots/REVISION: the client keeps its locks there
-            file_list=[{"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in files],
-            progress_callbacks=[Progress],
-        )
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep the client from drawing a bar for each file, which it has no option for; ours covers the whole snapshot."""
-    from tqdm import tqdm
-
-    client: Any = importlib.import_module("modelscope_hub._download")
-    with _CLIENT:
-        before = client.tqdm
-        client.tqdm = partial(tqdm, disable=True)
-        try:
-            yield
-        finally:
-            client.tqdm = before
-
-
-def _fetch_huggingface(
-    source: Source, revision: str | None, folder: Path, files: list[RemoteFile], bar: Callable[[int], None]
-) -> None:
-    from huggingface_hub import hf_hub_download
-    from tqdm import tqdm
-
-    class Silent(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options | {"disable": True})
-
-    for file in files:
-        hf_hub_download(
-            source.id,
-            file.path,
-            revision=revision,
-            local_dir=folder,
-            endpoint=_endpoint("huggingface"),
-            tqdm_class=Silent,
-        )
-        bar(file.size or 0)
-
-
-_FETCH: dict[str, Callable[..., None]] = {"modelscope": _fetch_modelscope, "huggingface": _fetch_huggingface}
-
-
 class _Bar:
     """One bar over the bytes of a snapshot; resumed bytes count as they are passed."""
 
@@ -232,11 +195,17 @@ class _Bar:
         self._total, self._name, self._show = total, name, show
         self._bar: Any = None
 
-    def __enter__(self) -> Callable[[int], None]:
+    def __enter__(self) -> _Bar:
         if self._show:
             from tqdm import tqdm
 
             self._bar = tqdm(total=self._total, desc=self._name, unit="B", unit_scale=True)
+        return self
+
+    def start(self) -> Callable[[int], None]:
+        """Return what takes the bytes of a round; the client passes again what an earlier round has left."""
+        if self._bar is not None and self._bar.n:
+            self._bar.reset()
         return self._advance
 
     def _advance(self, size: int) -> None:

@@ -1,72 +1,147 @@
-"""Trying a request again: what passes is tried again, what does not becomes a typed error."""
+"""Trying a request again: what can pass is tried again, what cannot becomes a typed error at once.
+
+Each client tries some requests again by itself. What a client has tried is not tried here once more, unless bytes
+arrived meanwhile: a bad line then goes on from where it was cut. Everything else is tried here, by one policy.
+"""
 
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from zh_retrieval.errors import DownloadError
 
 ResultT = TypeVar("ResultT")
 
-_ATTEMPTS = 4
-_PAUSE = 0.5  # seconds before the second attempt; doubles
-_LONGEST_PAUSE = 30.0
 _FORBIDDEN = {401, 403}
+_PASSING = {408, 416, 425, 429}  # and every status from 500; after 416 a file begins anew
 _DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ENOTDIR, errno.EISDIR,
 }  # fmt: skip
 _NOT_THERE = {"NotExistError", "RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"}
 _WRONG_BYTES = {"FileIntegrityError", "FileSizeMismatchError"}  # the client has fetched such a file again by itself
+_BROKEN_LINE = {  # of the standard library, requests, urllib3, httpx and the clients; their subclasses too
+    "ConnectionError", "TimeoutError", "Timeout", "ProtocolError", "ChunkedEncodingError", "IncompleteRead",
+    "TransportError", "NetworkError",
+}  # fmt: skip
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently a request is made.
+
+    Attributes:
+        tries: The most tries of one request.
+        pause: Seconds before the second try; doubles from then on. A hub's Retry-After makes it longer.
+        longest: The longest pause in seconds, whatever the hub asks for.
+        sleep: What passes the time between two tries; takes seconds.
+    """
+
+    tries: int = 4
+    pause: float = 0.5
+    longest: float = 30.0
+    sleep: Callable[[float], None] = _sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a hub, and what its client does by itself.
+
+    Attributes:
+        what: What is fetched, and from where, for messages.
+        package: The client's distribution, named with its version when it fails in a way that nobody foresaw.
+        may_be_absent: True turns 404 into AbsentError, False into DownloadError.
+        spent: Says of the causes of a failure whether the client has tried again already.
+        client_tries: How often the client tries what it tries again.
+        progress: Bytes that have arrived; asked before and after a try.
+    """
+
+    what: str
+    package: str
+    may_be_absent: bool = False
+    spent: Callable[[Sequence[BaseException]], bool] = lambda causes: False
+    client_tries: int = 1
+    progress: Callable[[], int] = lambda: 0
 
 
 class AbsentError(Exception):
     """The hub says that the repository or the revision does not exist."""
 
 
-def attempt(what: str, action: Callable[[], ResultT], *, may_be_absent: bool = False) -> ResultT:
-    """Return what `action` returns, after up to 4 tries with growing pauses, or the pause that the hub asks for.
+class FilesFailedError(Exception):
+    """Files of a snapshot that could not be fetched: path -> error."""
 
-    Args:
-        what: What is fetched, and from where, for messages.
-        action: A request; its client's errors are understood by status and by name.
-        may_be_absent: True turns 404 into AbsentError, False into DownloadError.
+    def __init__(self, failed_files: dict[str, BaseException]) -> None:
+        super().__init__(f"{len(failed_files)} files failed")
+        self.failed_files = failed_files
+
+
+def attempt(request: Request, action: Callable[[], ResultT], policy: RetryPolicy) -> ResultT:
+    """Return what `action` returns, tried again with growing pauses while what is wrong can pass.
 
     Raises:
         AbsentError: What is asked for does not exist.
         DownloadError: It did not work; the message says what, why and what to do.
         OSError: The disk is full or must not be written.
     """
-    pause = _PAUSE
-    for number in range(1, _ATTEMPTS + 1):
+    pause = policy.pause
+    for number in range(1, policy.tries + 1):
+        before = request.progress()
         try:
             return action()
         except DownloadError:
             raise
         except Exception as error:
             causes = _causes(error)
-            statuses = {_status(cause) for cause in causes}
-            for cause in causes:
-                if isinstance(cause, OSError) and cause.errno in _DISK:
-                    cause.filename = cause.filename or ", ".join(_files(causes)) or None
-                    raise cause from error
-            names = {type(cause).__name__ for cause in causes}
-            absent = 404 in statuses or bool(names & _NOT_THERE)
-            if absent and may_be_absent:
-                raise AbsentError("it does not exist there") from error
-            final = absent or bool(statuses & _FORBIDDEN) or bool(names & _WRONG_BYTES)
-            if final or number == _ATTEMPTS:
-                tries = "1 try" if number == 1 else f"{number} tries"
-                raise DownloadError(
-                    f"{what} could not be fetched after {tries}: {_short(causes)}. {_remedy(statuses, names)}"
-                ) from error
-            time.sleep(min(max(pause, _retry_after(causes)), _LONGEST_PAUSE))
+            _raise_what_stays(request, error, causes, number)
+            spent = request.spent(causes)
+            if number == policy.tries or (spent and request.progress() <= before):
+                tries = number * (request.client_tries if spent else 1)
+                raise _failure(request, causes, tries, "Try again: it resumes.") from error
+            policy.sleep(min(max(pause, _retry_after(causes)), policy.longest))
             pause *= 2
     raise AssertionError("unreachable")
+
+
+def _raise_what_stays(request: Request, error: Exception, causes: list[BaseException], number: int) -> None:
+    """Raise for a failure that another try cannot mend; return for one that can pass."""
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in _DISK:
+            cause.filename = cause.filename or ", ".join(_files(causes)) or None
+            raise cause from error
+    statuses = {_status(cause) for cause in causes}
+    names = {type(cause).__name__ for cause in causes}
+    if 404 in statuses or names & _NOT_THERE:
+        if request.may_be_absent:
+            raise AbsentError("it does not exist there") from error
+        raise _failure(request, causes, number, "Check the revision, or try again later.") from error
+    if statuses & _FORBIDDEN:
+        raise _failure(request, causes, number, "Log in with a token that may read it.") from error
+    if names & _WRONG_BYTES:
+        remedy = "The hub does not send what it lists: try again later, or another revision."
+        raise _failure(request, causes, number, remedy) from error
+    if not any(_passes(cause) for cause in causes):
+        version = importlib.metadata.version(request.package)
+        remedy = f"({request.package} {version}). Check what the hub answers, or install another version of its client."
+        raise _failure(request, causes, number, remedy) from error
+
+
+def _passes(cause: BaseException) -> bool:
+    status = _status(cause)
+    if status is not None:
+        return status in _PASSING or status >= 500
+    names = {kind.__name__ for kind in type(cause).__mro__}
+    return bool(names & _BROKEN_LINE) and "OfflineModeIsEnabled" not in names  # the client's own switch
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -89,16 +164,21 @@ def _status(error: BaseException) -> int | None:
 
 
 def _retry_after(causes: list[BaseException]) -> float:
-    values = [getattr(cause, "retry_after", None) for cause in causes]
-    return max((float(value) for value in values if isinstance(value, (int, float))), default=0.0)
+    """Return the longest pause in seconds that a hub asked for; a date or nonsense counts as none."""
+    longest = 0.0
+    for cause in causes:
+        headers = getattr(getattr(cause, "response", None), "headers", None) or {}
+        for value in (getattr(cause, "retry_after", None), headers.get("Retry-After")):
+            try:
+                longest = max(longest, float(value))  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                continue
+    return longest
 
 
-def _remedy(statuses: set[int | None], names: set[str]) -> str:
-    if statuses & _FORBIDDEN:
-        return "Log in with a token that may read it."
-    if names & _WRONG_BYTES:
-        return "The hub does not send what it lists: try again later, or another revision."
-    return "Try again: it resumes."
+def _failure(request: Request, causes: list[BaseException], tries: int, remedy: str) -> DownloadError:
+    text = f"{request.what} could not be fetched after {tries} {'try' if tries == 1 else 'tries'}: {_short(causes)}"
+    return DownloadError(f"{text} {remedy}" if remedy.startswith("(") else f"{text}. {remedy}")
 
 
 def _files(causes: list[BaseException]) -> list[str]:

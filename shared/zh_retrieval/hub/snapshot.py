@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import socket
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,8 +31,8 @@ _VOCABULARY = (
     "qwen.tiktoken",
 )
 _FORMATS = (  # index, single file, shards: the first format that a listing holds is the only one taken
-    ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors"),
-    ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+    ("model.safetensors.index.json", "model.safetensors", re.compile(r"model-[^/]+-of-[^/]+\.safetensors")),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin", re.compile(r"pytorch_model-[^/]+-of-[^/]+\.bin")),
 )
 
 
@@ -42,6 +43,14 @@ class RemoteFile:
     path: str
     size: int | None = None
     sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a hub lists of a repository: its files and, where the hub says it, the commit that they are of."""
+
+    files: list[RemoteFile]
+    commit: str | None = None
 
 
 def is_safe(path: str) -> bool:
@@ -63,7 +72,7 @@ def _weights(by_path: dict[str, RemoteFile]) -> list[RemoteFile]:
     for index, single, shards in _FORMATS:
         if single in by_path:
             return [by_path[single]]
-        parts = [file for path, file in by_path.items() if fnmatch(path, shards)]
+        parts = [file for path, file in by_path.items() if shards.fullmatch(path)]
         if index in by_path and parts:
             return [by_path[index], *parts]
     return []
@@ -104,18 +113,37 @@ def _missing_weights(folder: Path) -> list[str]:
 
 
 def size_on_disk(folder: Path) -> int:
-    """Return the bytes of all files below a folder, links followed."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Return the bytes of all files below a folder: links followed, a file with several names counted once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                found = os.stat(os.path.join(parent, name))
+            except OSError:  # a broken link, or a file that another process has just renamed
+                continue
+            sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What we downloaded: written last, so that its presence says the snapshot was complete and verified."""
+    """What we downloaded: written last, so that its presence says the snapshot was complete and verified.
+
+    Attributes:
+        hub: "modelscope" or "huggingface".
+        id: The repository.
+        revision: The revision that was asked for; None is the default branch.
+        files: The files, with size and hash.
+        commit: The commit that the revision was, where the hub says it.
+        writer: The process that writes the snapshot, for those that wait for it.
+    """
 
     hub: str
     id: str
     revision: str | None
     files: tuple[RemoteFile, ...]
+    commit: str | None = None
+    writer: str | None = None
 
     def write(self, folder: Path, name: str = MANIFEST) -> None:
         """Put the manifest into the folder, in one step."""
@@ -133,9 +161,30 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest | None:
     try:
         stored: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
         files = tuple(RemoteFile(**file) for file in stored["files"])
-        return Manifest(stored["hub"], stored["id"], stored["revision"], files)
+        hub, id, revision = stored["hub"], stored["id"], stored["revision"]
+        return Manifest(hub, id, revision, files, stored.get("commit"), stored.get("writer"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def this_process() -> str:
+    """Return what names this process to a person on another machine with the same disk."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def snapshot_revision(folder: Path) -> str | None:
+    """Return what tells this snapshot from the same model's snapshot of another day; None if nothing here says it.
+
+    It is the commit, where that is known (Hugging Face); else a digest of the manifest, which changes with every
+    file; else the name that another program's cache gives the snapshot. Hashes no weights: one small file is read.
+    """
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        if manifest.commit:
+            return manifest.commit
+        listed = sorted((file.path, file.size, file.sha256) for file in manifest.files)
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:40]
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _size(file: Path) -> int | None:

@@ -6,14 +6,16 @@ import argparse
 import importlib.metadata
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.cli.table import render
+from zh_retrieval.errors import ConfigError
 from zh_retrieval.hub.cache import huggingface_root, locate, modelscope_root
-from zh_retrieval.options import LoadOptions, offline
+from zh_retrieval.options import LoadOptions, offline, offline_switch
 from zh_retrieval.recipes.catalogue import MODELS
 
 HELP = "show versions, devices, caches, hubs and the state of each model, with advice; or test one model"
@@ -61,15 +63,17 @@ def _selftest(arguments: argparse.Namespace) -> int:
 
 def examine(cache_dir: str | Path | None, *, verify: bool = False) -> dict[str, Any]:
     """Return the whole report as JSON-ready values."""
-    from zh_retrieval.hub.download import reachable
+    from zh_retrieval.hub.download import reachable, unusable_proxy
 
+    hubs: tuple[Literal["modelscope", "huggingface"], ...] = ("modelscope", "huggingface")
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         **_hardware(),
-        "caches": [_cache(root) for root in (modelscope_root(cache_dir), huggingface_root())],
+        "caches": [_cache(root) for root in (lambda: modelscope_root(cache_dir), huggingface_root)],
         "offline": offline(),
-        "hubs": {hub: None if offline() else reachable(hub) for hub in ("modelscope", "huggingface")},
+        "hubs": {hub: None if offline() else reachable(hub) for hub in hubs},
+        "proxies": [f"{hub}: {problem}" for hub in hubs if not offline() and (problem := unusable_proxy(hub))],
         "models": [_model(spec, cache_dir, verify) for spec in MODELS],
     }
     report["advice"] = _advice(report)
@@ -97,10 +101,14 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _cache(root: Path) -> dict[str, Any]:
+def _cache(root: Callable[[], Path]) -> dict[str, Any]:
     from zh_retrieval.hub.snapshot import size_on_disk
 
-    return {"path": str(root), "bytes": size_on_disk(root) if root.is_dir() else 0}
+    try:
+        folder = root()
+    except ConfigError as error:
+        return {"path": None, "bytes": 0, "problem": str(error)}
+    return {"path": str(folder), "bytes": size_on_disk(folder) if folder.is_dir() else 0, "problem": None}
 
 
 def _model(spec: Any, cache_dir: str | Path | None, verify: bool) -> dict[str, Any]:
@@ -127,9 +135,10 @@ def _advice(report: dict[str, Any]) -> list[str]:
     if report["packages"]["llama-index-core"] is None:
         advice.append('LlamaIndex is not installed: pip install "zh-retrieval[llama-index]"')
     if report["offline"]:
-        advice.append("ZH_RETRIEVAL_OFFLINE is set: nothing is downloaded.")
+        advice.append(f"{offline_switch()} is set: nothing is downloaded.")
     elif not any(report["hubs"].values()):
         advice.append("No hub answers: only models that are present, path= and the built-in model work.")
+    advice += [*report["proxies"], *(cache["problem"] for cache in report["caches"] if cache["problem"])]
     for model in report["models"]:
         if model["state"] == "partial":
             advice.append(f"{model['name']} is incomplete: zh-retrieval download {model['name']}")
@@ -147,7 +156,7 @@ def _print(report: dict[str, Any]) -> None:
     answers = {None: "not asked (offline)", True: "reachable", False: "not reachable"}
     print("hubs: " + ", ".join(f"{hub} {answers[state]}" for hub, state in report["hubs"].items()))
     for cache in report["caches"]:
-        print(f"cache: {cache['path']} ({cache['bytes'] / 1e6:.0f} MB)")
+        print(f"cache: {cache['path'] or 'nowhere'} ({cache['bytes'] / 1e6:.0f} MB)")
     rows = [
         (
             m["name"],
