@@ -1,5 +1,6 @@
 """Short queries from a recorded forward pass; the recording here runs again what a CUDA graph would start again."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests import golden
 from tests.golden.recipe import write
 from tests.tiny_models import tiny_bert, tiny_mistral, tiny_xlmr_reranker
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
+from zh_retrieval.engine.torch_engine import Engine
 from zh_retrieval.layers.packing import pack
 from zh_retrieval.sequence import Tokens
 
@@ -66,7 +68,46 @@ def test_other_batches_are_left_alone(engine):
     assert graphs.hidden(pack([Tokens([5]), Tokens([6])], CPU)) is None
 
 
-def test_a_machine_that_cannot_record_goes_on_without(engine):
+def test_a_machine_that_cannot_record_goes_on_without(engine, caplog):
     graphs = QueryGraphs(engine._body, CPU, 512, engine._position_offset, broken)
-    assert graphs.hidden(batch(8)) is None
-    assert graphs._buckets == []
+    assert [graphs.hidden(batch(length)) for length in (8, 8, 40)] == [None] * 3
+    [record] = caplog.records  # once, with the reason
+    assert record.levelno == logging.WARNING
+    assert "not permitted when stream is capturing" in record.getMessage()
+
+
+class Full:
+    """Records as `again`, once memory is there; counts how often it was asked."""
+
+    def __init__(self):
+        self.asked, self.full = 0, True
+
+    def __call__(self, run):
+        self.asked += 1
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return again(run)
+
+
+@torch.inference_mode()
+def test_memory_that_runs_out_while_recording_does_not_end_recording(engine, caplog):
+    record = Full()
+    graphs = QueryGraphs(engine._body, CPU, 512, engine._position_offset, record)
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.hidden(batch(8))
+    record.full = False
+    waited = [graphs.hidden(batch(8)) for _ in range(400)]
+    assert waited[0] is None  # not at once again: it would fail at every query
+    assert waited[-1] is not None
+    assert record.asked == 2
+    assert not caplog.records
+
+
+def test_a_query_whose_recording_does_not_fit_is_computed_without(engine):
+    graphs = QueryGraphs(engine._body, CPU, 512, engine._position_offset, Full())
+    made = Engine(
+        engine._body, engine._readout, device=CPU, dtype=torch.float32, width=engine.width, max_batch_tokens=512,
+        position_offset=engine._position_offset, graphs=graphs,
+    )  # fmt: skip
+    query = [Tokens([5, 6, 7, 8])]
+    np.testing.assert_allclose(made.run(query), engine.run(query), atol=1e-5)

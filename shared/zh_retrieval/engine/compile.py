@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.layers.memory import is_out_of_memory
 
 
 class Compiled(nn.Module):
@@ -33,4 +34,6 @@ class Compiled(nn.Module):
         try:
             return self._compiled(**inputs)
         except (TorchDynamoException, InductorError) as error:
+            if is_out_of_memory(error):  # while kernels were tried out; a smaller batch may fit
+                raise
             raise ConfigError(f"compile=True does not work with torch {torch.__version__} here: {error}") from error

@@ -13,28 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from zh_retrieval.engine.devices import Run, TorchDevice
+from zh_retrieval.layers.memory import is_out_of_memory
 from zh_retrieval.layers.packing import Layout, PackedBatch
 
 logger = logging.getLogger(__name__)
 
 _BUCKETS = (16, 32, 64)  # tokens; a longer query fills the device long enough to hide how its kernels start
+_PATIENCE = 256  # short queries until a recording is tried again for which memory was missing
 
-Run = Callable[[], torch.Tensor]
 Record = Callable[[Run], tuple[torch.Tensor, Callable[[], object]]]
-
-
-def record_cuda(run: Run) -> tuple[torch.Tensor, Callable[[], object]]:
-    """Return the tensor that `run` leaves its result in, and what computes it again from the same inputs' memory."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # libraries choose and load their kernels
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = run()
-    return result, graph.replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +45,49 @@ class QueryGraphs:
         device: torch.device,
         length_limit: int,
         position_offset: int,
-        record: Record = record_cuda,
+        record: Record | None = None,
     ) -> None:
         self._body: Any = body
         self._device = device
         self._offset = position_offset
-        self._record = record
+        self._record = TorchDevice(device).record if record is None else record
+        self._patience = 0
         self._buckets = [length for length in _BUCKETS if length <= length_limit]
         self._recorded: dict[int, _Recorded] = {}
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor | None:
-        """Return (T, H), valid until the next call; None if the batch is no short query or graphs do not work here."""
+        """Return (T, H), valid until the next call; None if the batch is no short query or graphs do not work here.
+
+        Raises:
+            RuntimeError: Memory ran out while recording, in torch's words; other queries run without graphs a while.
+        """
         length = batch.layout.longest
         bucket = next((bucket for bucket in self._buckets if bucket >= length), None)
-        if len(batch.tokens) != 1 or bucket is None:
+        if len(batch.tokens) != 1 or bucket is None or not self._ready(bucket):
             return None
-        if bucket not in self._recorded:
-            try:
-                self._recorded[bucket] = self._prepare(bucket)
-            except RuntimeError as error:  # what CUDA says of an operator that cannot be recorded
-                logger.info("CUDA graphs are not used: %s", error)
-                self._buckets = []
-                return None
         recorded = self._recorded[bucket]
         recorded.input_ids[:, :length].copy_(batch.input_ids)
         recorded.bounds[1].fill_(length)
         recorded.replay()
         return recorded.hidden[:length]
+
+    def _ready(self, bucket: int) -> bool:
+        if bucket in self._recorded:
+            return True
+        if self._patience:
+            self._patience -= 1
+            return False
+        try:
+            self._recorded[bucket] = self._prepare(bucket)
+        except Exception as error:  # CUDA and compilers say in many classes that something cannot be recorded
+            if is_out_of_memory(error):
+                self._patience = _PATIENCE
+                raise
+            logger.warning("CUDA graphs are not used, short queries take longer: %s", error)
+            self._buckets = []
+            self._recorded.clear()
+            return False
+        return True
 
     def _prepare(self, bucket: int) -> _Recorded:
         ids = torch.zeros((1, bucket), dtype=torch.int64, device=self._device)

@@ -6,40 +6,66 @@ Axes: B sequences, L tokens of the longest, T tokens of all, R result rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
+from zh_retrieval.engine.devices import Device, Event, TorchDevice
 from zh_retrieval.errors import DeviceMemoryError
+from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.layers.packing import PackedBatch, pack, round_up
 from zh_retrieval.layers.readout import Readout
 from zh_retrieval.sequence import Tokens
 
 logger = logging.getLogger(__name__)
 
+_LEAST_TOKENS = 1024  # a token budget does not shrink below this: smaller passes cost time and save little memory
+_GOOD_PASSES = 64  # passes without trouble after which a smaller budget doubles
+
 
 @dataclass(slots=True)
 class Pending:
-    """Rows that a device may still be computing."""
+    """Rows that a device may still be computing; `recover` gives them where it failed."""
 
     rows: torch.Tensor
-    event: torch.cuda.Event | None = None
+    event: Event | None = None
+    recover: Callable[[Exception], np.ndarray] | None = None
 
     @property
     def ready(self) -> bool:
-        """Return True if `result` would not wait."""
-        return self.event is None or self.event.query()
+        """Return True if `result` would not wait; also where the device failed, which `result` then says."""
+        try:
+            return self.event is None or self.event.query()
+        except RuntimeError:
+            return True
 
     def result(self) -> np.ndarray:
-        """Return float32 (R, width), after waiting for the device if need be."""
-        if self.event is not None:
-            self.event.synchronize()
+        """Return float32 (R, width), after waiting for the device if need be.
+
+        Raises:
+            DeviceMemoryError: Memory ran out while the device computed, and one sequence alone does not fit.
+        """
+        failure = self._wait()
+        if failure is not None:
+            if self.recover is None:
+                raise failure
+            return self.recover(failure)
         array: np.ndarray = self.rows.numpy()
         return array
+
+    def _wait(self) -> Exception | None:
+        try:
+            if self.event is not None:
+                self.event.synchronize()
+        except Exception as error:
+            return error
+        return None
 
 
 class Engine:
@@ -49,7 +75,8 @@ class Engine:
         device: Where the model is.
         dtype: What it computes in.
         width: Length of a result row: the dimension of a vector, or 1 for a score.
-        max_batch_tokens: Token budget of a forward pass; halves itself when the device runs out of memory.
+        max_batch_tokens: Token budget of a forward pass. It halves when memory runs out, down to 1024 or the longest
+            sequence, and doubles again, up to what it was, with every 64 passes that go well.
     """
 
     def __init__(
@@ -64,17 +91,33 @@ class Engine:
         position_offset: int = 0,
         packed: bool = True,
         graphs: QueryGraphs | None = None,
+        runtime: Device | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self.width = width
         self.max_batch_tokens = max_batch_tokens
+        self._full_budget = max_batch_tokens
+        self._good_passes = 0
         self._body = body
         self._readout = readout
         self._position_offset = position_offset
         self._forward = self._forward_packed if packed else self._forward_padded
         self._graphs = graphs
         self._rounds = packed and device.type == "cpu"
+        self._runtime: Device = TorchDevice(device) if runtime is None else runtime
+
+    def activate(self) -> AbstractContextManager[object]:
+        """Return a context in which the engine's device is the thread's current one, for a worker's whole life."""
+        return self._runtime.activate()
+
+    def explain_not_finite(self) -> str:
+        """Return why results may hold NaN or Inf, and what to do: weights were checked when they were loaded."""
+        if self.dtype == torch.float16:
+            return "The model gave NaN or Inf: float16 ends at 65504. Use dtype='bfloat16' or dtype='float32'."
+        if self.dtype == torch.float32:
+            return "The model gave NaN or Inf. The file of its weights may be broken: fetch the weights again."
+        return "The model gave NaN or Inf. Use dtype='float32'; if that does not help, fetch the weights again."
 
     def run(self, tokens: Sequence[Tokens]) -> np.ndarray:
         """Return float32 (R, width), rows in the order of `tokens`, in as many passes as the memory needs.
@@ -92,40 +135,71 @@ class Engine:
         Raises:
             DeviceMemoryError: One sequence alone does not fit.
         """
+        with self.activate():
+            outcome = self._attempt(tokens, self._graphs)
+            if isinstance(outcome, Exception):
+                return Pending(torch.from_numpy(self._recover(tokens, outcome)))
+            outcome.recover = partial(self._recover, tokens)
+            self._grow()
+            return outcome
+
+    def _attempt(self, tokens: Sequence[Tokens], graphs: QueryGraphs | None) -> Pending | Exception:
+        """Return the pending rows, or the error if memory ran out: what is tried next must not run while it is handled.
+
+        Other errors are raised. Frames are emptied first, as the tensors in them live as long as the error.
+        """
         try:
-            return self._launch(tokens)
-        except torch.OutOfMemoryError as error:
-            if len(tokens) == 1:
-                raise DeviceMemoryError(
-                    f"A sequence of {len(tokens[0].ids)} tokens does not fit into the memory of {self.device}. "
-                    "Lower max_length, or use a smaller dtype."
-                ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.max_batch_tokens = max(1, sum(len(item.ids) for item in tokens) // 2)
+            return self._launch(tokens, graphs)
+        except Exception as error:
+            release_frames(error)
+            if is_out_of_memory(error):
+                return error
+            raise
+
+    def _recover(self, tokens: Sequence[Tokens], error: Exception) -> np.ndarray:
+        """Return the rows of a batch that memory ran out for, computed in parts; raise any other error."""
+        if not is_out_of_memory(error):
+            raise error
+        self._runtime.empty_cache()
+        if len(tokens) > 1:
+            self._shrink(max(len(item.ids) for item in tokens))
+            half = len(tokens) // 2
+            return np.concatenate([self.launch(part).result() for part in (tokens[:half], tokens[half:])])
+        again = self._attempt(tokens, None) if self._graphs is not None else error  # without a graph's own memory
+        if isinstance(again, Pending):
+            return again.result()
+        raise DeviceMemoryError(
+            f"A sequence of {len(tokens[0].ids)} tokens does not fit into the memory of {self.device}. "
+            "Lower max_length, or use a smaller dtype."
+        ) from error
+
+    def _shrink(self, longest: int) -> None:
+        least = min(self._full_budget, max(_LEAST_TOKENS, longest))
+        self.max_batch_tokens = max(min(least, self.max_batch_tokens), self.max_batch_tokens // 2)
+        self._good_passes = 0
         logger.warning("%s ran out of memory: token budget is now %d", self.device, self.max_batch_tokens)
-        half = len(tokens) // 2
-        rows = [self.launch(part).result() for part in (tokens[:half], tokens[half:])]
-        return Pending(torch.from_numpy(np.concatenate(rows)))
+
+    def _grow(self) -> None:
+        if self.max_batch_tokens >= self._full_budget:
+            return
+        self._good_passes += 1
+        if self._good_passes >= _GOOD_PASSES:
+            self._good_passes = 0
+            self.max_batch_tokens = min(self._full_budget, 2 * self.max_batch_tokens)
+            logger.info("%s has memory again: token budget is now %d", self.device, self.max_batch_tokens)
 
     @torch.inference_mode()
-    def _launch(self, tokens: Sequence[Tokens]) -> Pending:
+    def _launch(self, tokens: Sequence[Tokens], graphs: QueryGraphs | None) -> Pending:
         total = sum(len(item.ids) for item in tokens)
         fill = round_up(total) - total if self._rounds else 0
         if fill:
             tokens = [*tokens, Tokens([0] * fill, targets=(0,))]  # a sequence of its own: no other result sees it
         batch = pack(tokens, self.device, self._position_offset)
-        hidden = self._graphs.hidden(batch) if self._graphs else None
+        hidden = graphs.hidden(batch) if graphs else None
         rows = self._readout(self._forward(batch) if hidden is None else hidden, batch)
         if fill:
             rows = rows[:-1]
-        if self.device.type != "cuda":
-            return Pending(rows.cpu())
-        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-        host.copy_(rows, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return Pending(host, event)
+        return Pending(*self._runtime.to_host(rows))
 
     def _forward_packed(self, batch: PackedBatch) -> torch.Tensor:
         output = self._body(input_ids=batch.input_ids, position_ids=batch.position_ids, packed=batch.layout)
@@ -139,5 +213,5 @@ class Engine:
         ids = torch.zeros(mask.shape, dtype=torch.int64, device=self.device)
         ids[mask] = batch.input_ids[0]
         output = self._body(input_ids=ids, attention_mask=mask.to(torch.int64), use_cache=False)
-        hidden: torch.Tensor = output[0][mask]  # (T, H)
+        hidden: torch.Tensor = output[0][mask.to(output[0].device)]  # (T, H); the last layer may be on another device
         return hidden
