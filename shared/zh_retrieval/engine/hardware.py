@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 
+from zh_retrieval.engine.devices import TorchDevice
 from zh_retrieval.errors import ConfigError
 
 _CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
+_DEVICE = re.compile(r"(?P<kind>cpu|cuda|mps)(:(?P<index>[0-9]+))?")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device that a name means; "auto" is CUDA where present, else the CPU (never MPS unasked).
+    """Return the device that a name means.
+
+    "auto" is CUDA where present, else the CPU (never MPS unasked); "cuda" without a number is torch's current device.
 
     Raises:
-        ConfigError: The device is not present.
+        ConfigError: There is no such name, or the device is not present.
     """
     if device == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
-        number = int(index) if index.isdigit() else 0
-        if not torch.cuda.is_available() or number >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device={device!r} is not present: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-                "devices. Use device='cpu', or install a CUDA build of torch."
-            )
-        return torch.device("cuda", number)
-    if kind == "mps" and not torch.backends.mps.is_available():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = _DEVICE.fullmatch(device)
+    if found is None or (found["kind"] != "cuda" and int(found["index"] or 0) > 0):
+        raise ConfigError(f"device={device!r} is unknown. Use 'auto', 'cpu', 'cuda', 'cuda:N' (N from 0) or 'mps'.")
+    if found["kind"] == "cuda":
+        return _cuda_device(device, found["index"])
+    if found["kind"] == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device='mps' is not present. Use device='cpu'.")
-    return torch.device(kind)
+    return torch.device(found["kind"])
+
+
+def _cuda_device(name: str, index: str | None) -> torch.device:
+    if torch.cuda.is_available():
+        number = torch.cuda.current_device() if index is None else int(index)
+        if number < torch.cuda.device_count():
+            return torch.device("cuda", number)
+    raise ConfigError(
+        f"device={name!r} is not present: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+        "devices. Use device='cpu', or install a CUDA build of torch."
+    )
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -76,9 +88,9 @@ def default_batch_tokens(device: torch.device, dtype: torch.dtype, sizes: Any) -
         dtype: What the model computes in.
         sizes: Configuration of the transformers body.
     """
-    if device.type != "cuda":
+    free = TorchDevice(device).free_memory()
+    if free is None:
         return _CPU_TOKENS
-    free, _ = torch.cuda.mem_get_info(device)
     return fitting_tokens(free, _token_bytes(sizes, dtype))
 
 
