@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zh_retrieval.layers.alibi import alibi_attention
-from zh_retrieval.layers.attention import attend_products, by_products, packed_attention
+from zh_retrieval.layers.attention import _has_flash, _varlen_fits, attend_products, by_products, packed_attention
 from zh_retrieval.layers.packing import pack
 from zh_retrieval.sequence import Tokens
 
@@ -48,3 +48,39 @@ def test_alibi_in_bfloat16_stays_close():
     found = alibi_attention(*operands(torch.bfloat16), layout())
     expected = alibi_attention(*(tensor.float() for tensor in operands(torch.bfloat16)), layout())
     torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=0)
+
+
+class OnCuda:
+    """What is asked of a query that lies on a GPU."""
+
+    is_cuda, device, shape = True, torch.device("cuda:1"), (9, 4, 64)
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_flash_attention_is_for_ampere_and_later(capability, runs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
+    assert [_varlen_fits(OnCuda(dtype), None) for dtype in (torch.float16, torch.bfloat16)] == [runs, runs]
+    assert asked == [torch.device("cuda:1")] * 2
+    assert not _varlen_fits(OnCuda(torch.float32), None)
+
+
+def test_flash_attention_is_not_for_rocm(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 4))
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert not _varlen_fits(OnCuda(torch.float16), None)
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
+def test_the_capability_is_a_constant_for_the_compiler(capability, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    torch._dynamo.reset()
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def chosen(rows):
+        return rows + 1 if _has_flash(torch.device("cuda:1")) else rows
+
+    assert chosen(torch.zeros(1)) == (capability >= (8, 0))

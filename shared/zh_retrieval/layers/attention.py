@@ -88,7 +88,13 @@ def packed_attention(
 def _varlen_fits(q: torch.Tensor, window: int | None) -> bool:
     half = q.dtype in (torch.bfloat16, torch.float16)
     known = bool(_VARLEN_OPTIONS) and (window is None or "window_size" in _VARLEN_OPTIONS)
-    return q.is_cuda and half and q.shape[-1] <= 256 and known
+    return q.is_cuda and half and q.shape[-1] <= 256 and known and _has_flash(q.device)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_flash(device: torch.device) -> bool:
+    """Return True where flash attention of the torch wheel runs: NVIDIA from capability 8.0 (Ampere) on."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _attend_varlen(
