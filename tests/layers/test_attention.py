@@ -5,7 +5,7 @@ import torch
 
 from zh_retrieval.layers.alibi import alibi_attention
 from zh_retrieval.layers.attention import _has_flash, _varlen_fits, attend_products, by_products, packed_attention
-from zh_retrieval.layers.packing import pack
+from zh_retrieval.layers.packing import Layout, pack
 from zh_retrieval.sequence import Tokens
 
 CPU = torch.device("cpu")
@@ -84,3 +84,27 @@ def test_the_capability_is_a_constant_for_the_compiler(capability, monkeypatch):
         return rows + 1 if _has_flash(torch.device("cuda:1")) else rows
 
     assert chosen(torch.zeros(1)) == (capability >= (8, 0))
+
+
+META = torch.device("meta")  # stands for a second GPU: a layout on another device than its layer is refused there too
+
+
+def known_to_the_device():
+    packed = layout()
+    return Layout((), (), (), packed.cu_seqlens, sum(LENGTHS))
+
+
+def test_a_layer_on_another_device_gets_the_bounds_there():
+    away = [tensor.to(META) for tensor in operands()]
+    rows = [tensor.transpose(0, 1).unsqueeze(0) for tensor in away]
+    attended, _ = packed_attention(Layer(), *rows, None, packed=known_to_the_device())
+    assert attended.device == META
+    assert alibi_attention(*away, known_to_the_device()).device == META
+
+
+def test_bounds_are_copied_once_to_each_device():
+    packed = layout()
+    assert packed.bounds(CPU) is packed.cu_seqlens
+    copied = packed.bounds(META)
+    assert (copied.device, copied.dtype, copied.shape) == (META, torch.int32, packed.cu_seqlens.shape)
+    assert packed.bounds(META) is copied

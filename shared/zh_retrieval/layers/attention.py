@@ -74,11 +74,11 @@ def packed_attention(
     if _varlen_fits(q, window):
         out = _attend_varlen(q, k, v, packed, causal, scaling, window)
     elif torch.compiler.is_compiling():
-        out = _attend_opaque(q, k, v, packed.cu_seqlens, causal, scaling, window)
+        out = _attend_opaque(q, k, v, packed.bounds(q.device), causal, scaling, window)
     elif packed.runs:
         out = _attend_runs(q, k, v, packed.runs, causal, scaling, window)
     else:
-        mask = same_sequence(packed.cu_seqlens, q.shape[0])
+        mask = same_sequence(packed.bounds(q.device), q.shape[0])
         if causal:
             mask &= _band(q.shape[0], window or q.shape[0], q.device)
         out = attend_masked(q, k, v, mask, scaling)
@@ -117,7 +117,7 @@ def _attend_varlen(
             options["enable_gqa"] = True
         else:
             k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
-    cu, longest = packed.cu_seqlens, packed.longest
+    cu, longest = packed.bounds(q.device), packed.longest
     out: torch.Tensor = _varlen(q.contiguous(), k.contiguous(), v.contiguous(), cu, cu, longest, longest, **options)
     return out
 

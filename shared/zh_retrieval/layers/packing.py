@@ -6,9 +6,9 @@ Axes: B sequences, T tokens of all sequences together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,6 +33,7 @@ class Layout:
         runs: Neighbours of equal length, grouped; () where the lengths are known to the device alone (`graphs`).
         cu_seqlens: int32 (B + 1,) on the model's device: 0, l0, l0 + l1, ..., T.
         longest: The largest length.
+        cache: What layers make of the layout once for each device.
     """
 
     lengths: tuple[int, ...]
@@ -40,6 +41,17 @@ class Layout:
     runs: tuple[Run, ...]
     cu_seqlens: torch.Tensor
     longest: int
+    cache: dict[tuple[str, torch.device], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def bounds(self, device: torch.device) -> torch.Tensor:
+        """Return `cu_seqlens` on a device; the layers of one model may lie on several. Copied there once."""
+        if self.cu_seqlens.device == device:
+            return self.cu_seqlens
+        key = ("bounds", device)
+        if key not in self.cache:
+            self.cache[key] = self.cu_seqlens.to(device)
+        bounds: torch.Tensor = self.cache[key]
+        return bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +96,11 @@ def pack(tokens: Sequence[Tokens], device: torch.device, position_offset: int = 
     """
     lengths = [len(item.ids) for item in tokens]
     *starts, total = accumulate(lengths, initial=0)
-    ids = torch.tensor([token for item in tokens for token in item.ids], dtype=torch.int64)
-    positions = torch.cat([torch.arange(length) for length in lengths]) + position_offset
-    cu_seqlens = torch.tensor([*starts, total], dtype=torch.int32)
+    ids = torch.tensor([token for item in tokens for token in item.ids], dtype=torch.int64, device="cpu")
+    positions = torch.cat([torch.arange(length, dtype=torch.int64, device="cpu") for length in lengths])
+    cu_seqlens = torch.tensor([*starts, total], dtype=torch.int32, device="cpu")
     layout = Layout(tuple(lengths), tuple(starts), group(lengths), to_device(cu_seqlens, device), max(lengths))
+    positions += position_offset
     return PackedBatch(
         tuple(tokens), to_device(ids, device).unsqueeze(0), to_device(positions, device).unsqueeze(0), layout
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.engine.compile import Compiled
@@ -41,6 +42,8 @@ def _engine(
 ) -> Engine:
     if options.device_map is None:
         _place(spec, parts, options, device)
+    else:
+        device = input_device(parts.body, device)
     if spec.scoring == "classification" and parts.head is not None:
         read, width = readout.classified(parts.head), 1
     elif spec.scoring == "query-likelihood" and parts.head is not None:
@@ -61,6 +64,12 @@ def _engine(
         packed=parts.packed,
         graphs=QueryGraphs(parts.body, device, limit, parts.position_offset) if alone else None,
     )
+
+
+def input_device(body: nn.Module, device: torch.device) -> torch.device:
+    """Return where a body that `device_map` placed reads token ids; `device` if its embeddings wait on the host."""
+    found: torch.device = body.get_input_embeddings().weight.device  # type: ignore[operator]
+    return device if found.type == "meta" else found
 
 
 def _place(spec: ModelSpec, parts: Parts, options: LoadOptions, device: torch.device) -> None:
