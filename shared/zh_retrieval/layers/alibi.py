@@ -6,7 +6,7 @@ Axes: N heads, T tokens of all sequences, L tokens of one, D head size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import library
 
 from zh_retrieval.layers.attention import attend_masked, attend_products, by_products, same_sequence
+from zh_retrieval.layers.memory import is_out_of_memory
 from zh_retrieval.layers.packing import Layout, Run, group, to_device
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def slopes(heads: int) -> list[float]:
 @lru_cache(maxsize=8)
 def slope_tensor(heads: int, device: torch.device) -> torch.Tensor:
     """Return float32 (N,), the slope of each head on the device; copied there once."""
-    return torch.tensor(slopes(heads), device=device)
+    return torch.tensor(slopes(heads), dtype=torch.float32, device=device)
 
 
 def alibi_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Layout, blocks: BlockMask | None = None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Layout, flex: Flex | None = None
 ) -> torch.Tensor:
     """Return attention within each sequence of the packed row, (T, N, D).
 
@@ -57,18 +58,19 @@ def alibi_attention(
         k: (T, N, D).
         v: (T, N, D).
         packed: Where the sequences lie.
-        blocks: What `flex_blocks` gave for the layout.
+        flex: What computes long and mixed sequences; None is the one of this process.
     """
     if torch.compiler.is_compiling():
-        out: torch.Tensor = _attend_opaque(q, k, v, packed.cu_seqlens)
+        out: torch.Tensor = _attend_opaque(q, k, v, packed.bounds(q.device))
         return out
     slope = slope_tensor(q.shape[1], q.device)
-    if blocks is not None:
-        return attend_flex(q, k, v, blocks, slope, compiled_flex())
+    flexed = (flex or _FLEX).attend(q, k, v, packed, slope)
+    if flexed is not None:
+        return flexed
     if packed.runs:
         return _attend_runs(q, k, v, packed.runs, slope)
     bias = _bias(q.shape[0], 0, q.shape[0], slope)[0]
-    apart = ~same_sequence(packed.cu_seqlens, q.shape[0])
+    apart = ~same_sequence(packed.bounds(q.device), q.shape[0])
     return attend_masked(q, k, v, bias.masked_fill_(apart, -torch.inf).to(q.dtype))
 
 
@@ -101,7 +103,7 @@ def _attend_opaque(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens
     """`alibi_attention` as one operator for torch.compile, which would otherwise compile anew for all other lengths."""
     lengths = cu_seqlens.diff().tolist()
     layout = Layout(tuple(lengths), (), group(lengths), cu_seqlens, max(lengths))
-    return alibi_attention(q, k, v, layout, flex_blocks(layout, q.device))
+    return alibi_attention(q, k, v, layout)
 
 
 @_attend_opaque.register_fake
@@ -115,26 +117,38 @@ def _bias(length: int, low: int, high: int, slope: torch.Tensor) -> torch.Tensor
     return (distance * -slope[:, None, None]).unsqueeze(0)
 
 
-def flex_blocks(packed: Layout, device: torch.device) -> BlockMask | None:
-    """Return which blocks flex_attention computes, the same for every layer; None where it is not used."""
-    if device.type != "cuda" or torch.compiler.is_compiling():
-        return None
-    if packed.longest < _FLEX_LENGTH and len(packed.runs) < _FLEX_RUNS:
-        return None
-    return document_blocks(packed.lengths, device) if _flex_works(device) else None
+class Flex:
+    """flex_attention on each device where it helps, until it fails there.
 
+    It is compiled for the shapes it meets, so it may fail at any call: no C compiler, no Triton, too little shared
+    memory for a head. The call and all later ones then go on without it.
+    """
 
-@lru_cache(maxsize=8)
-def _flex_works(device: torch.device) -> bool:
-    """Compile once; a machine without a C compiler or Triton goes on without flex_attention."""
-    rows = torch.ones(_FLEX_BLOCK, 2, 64, device=device, dtype=torch.float16)
-    blocks = document_blocks([100, 28], device)
-    try:
-        attend_flex(rows, rows, rows, blocks, slope_tensor(2, device), compiled_flex())
-    except Exception as error:  # compilers raise classes of their own
-        logger.warning("flex_attention cannot be compiled here, mixed and long texts take longer: %s", error)
-        return False
-    return True
+    def __init__(self, function: Callable[[], Any] | None = None) -> None:
+        self._function = function or compiled_flex
+        self._failed: set[torch.device] = set()
+
+    def suits(self, packed: Layout, device: torch.device) -> bool:
+        """Return True where it is quicker than a bias for each length."""
+        return device.type == "cuda" and (packed.longest >= _FLEX_LENGTH or len(packed.runs) >= _FLEX_RUNS)
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Layout, slope: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return what `alibi_attention` returns, or None where it does not suit or does not work."""
+        if q.device in self._failed or not self.suits(packed, q.device):
+            return None
+        key = ("blocks", q.device)  # the same for every layer on the device
+        try:
+            if key not in packed.cache:
+                packed.cache[key] = document_blocks(packed.lengths, q.device)
+            return attend_flex(q, k, v, packed.cache[key], slope, self._function())
+        except Exception as error:  # compilers raise classes of their own
+            if is_out_of_memory(error):
+                raise
+            self._failed.add(q.device)
+            logger.warning("flex_attention cannot be compiled here, mixed and long texts take longer: %s", error)
+            return None
 
 
 def document_blocks(lengths: Sequence[int], device: torch.device) -> BlockMask:
@@ -148,10 +162,12 @@ def document_blocks(lengths: Sequence[int], device: torch.device) -> BlockMask:
         low, high = start // _FLEX_BLOCK, (start + length - 1) // _FLEX_BLOCK
         for block in range(low, high + 1):
             first[block], last[block] = min(first[block], low), max(last[block], high)
-    low_blocks, high_blocks = torch.tensor(first, dtype=torch.int32), torch.tensor(last, dtype=torch.int32)
+    low_blocks, high_blocks = (torch.tensor(each, dtype=torch.int32, device="cpu") for each in (first, last))
     seen = high_blocks - low_blocks + 1  # (Q,)
-    indices = (low_blocks[:, None] + torch.arange(count, dtype=torch.int32)).clamp(max=count - 1)  # (Q, K)
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))  # (T,)
+    places = torch.arange(count, dtype=torch.int32, device="cpu")
+    indices = (low_blocks[:, None] + places).clamp(max=count - 1)  # (Q, K)
+    numbers, sizes = torch.arange(len(lengths), device="cpu"), torch.tensor(lengths, dtype=torch.int64, device="cpu")
+    owner = torch.repeat_interleave(numbers, sizes)  # (T,)
     seen, indices, owner = (to_device(tensor, device) for tensor in (seen, indices, owner))
 
     def same(_: Any, __: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
@@ -181,3 +197,6 @@ def attend_flex(
     rows = [tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]  # (1, N, T, D)
     out: torch.Tensor = function(*rows, score_mod=add_alibi, block_mask=blocks)
     return out[0].transpose(0, 1)
+
+
+_FLEX = Flex()

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from zh_retrieval.errors import CheckpointError
-from zh_retrieval.layers.alibi import alibi_attention, flex_blocks
+from zh_retrieval.layers.alibi import alibi_attention
 from zh_retrieval.layers.onednn import join
 from zh_retrieval.layers.packing import Layout
 from zh_retrieval.models.base import Parts, Plan
@@ -84,12 +84,12 @@ class _SelfAttention(nn.Module):
         self.qkv = join(self.query, self.key, self.value)
         del self.query, self.key, self.value
 
-    def forward(self, hidden: torch.Tensor, packed: Layout, blocks: Any) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, packed: Layout) -> torch.Tensor:
         if hasattr(self, "qkv"):
             q, k, v = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (T, N, D) each
         else:
             q, k, v = (linear(hidden).unflatten(-1, (self.heads, -1)) for linear in (self.query, self.key, self.value))
-        return alibi_attention(q, k, v, packed, blocks).flatten(1)  # (T, H)
+        return alibi_attention(q, k, v, packed).flatten(1)  # (T, H)
 
 
 class _Output(nn.Module):
@@ -130,9 +130,9 @@ class _Layer(nn.Module):
         self.attention = _Attention(config)
         self.mlp = _FeedForward(config)
 
-    def forward(self, hidden: torch.Tensor, packed: Layout, blocks: Any) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, packed: Layout) -> torch.Tensor:
         output = self.attention.output
-        attended = output.LayerNorm(hidden + output.dense(self.attention.self(hidden, packed, blocks)))
+        attended = output.LayerNorm(hidden + output.dense(self.attention.self(hidden, packed)))
         result: torch.Tensor = self.mlp(attended)
         return result
 
@@ -171,9 +171,8 @@ class JinaBertModel(PreTrainedModel):
             position_ids: Not used: ALiBi needs none.
         """
         hidden = self.embeddings(input_ids[0])  # (T, H)
-        blocks = flex_blocks(packed, hidden.device)
         for layer in self.encoder.layer:
-            hidden = layer(hidden, packed, blocks)
+            hidden = layer(hidden, packed)
         return (hidden.unsqueeze(0),)
 
 
