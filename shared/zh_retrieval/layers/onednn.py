@@ -3,13 +3,14 @@
 oneDNN's operators are private to torch (inductor's freezing uses them too), so they are probed, their result is checked
 at load, and torch's own linear stays where they are missing or wrong. For int8 they are the ones that inductor's x86
 backend uses; torch.quantize_per_channel and what goes with it is deprecated. Weights are rounded for each output row,
-activations for each call, so an int8 result depends a little on its batch.
+activations for each token: a scale for the whole batch would let other texts, other callers' too, move a vector.
+
+Axes: T rows, I inputs, O outputs of a layer.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 
 import torch
@@ -21,15 +22,20 @@ from zh_retrieval.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative to the largest value of the probe
-_BLOCK = 256  # rows that are rounded at once: a larger temporary costs a page fault for every 4 KB of it
+_BLOCK = 256  # rows at once in int8: larger temporaries leave the cache, and cost a page fault for every 4 KB of them
+_LEVELS = 254  # steps between the smallest and the largest value of a row; 255 codes, so that rounding up stays a uint8
 
 
-class _Fusing(nn.Module):
-    """A linear layer of oneDNN, which can compute the exact GELU of its results before they leave the cache."""
+class PrepackedLinear(nn.Module):
+    """A linear layer whose weight, (O, I), is kept in oneDNN's blocked layout."""
 
-    inputs: int
-    dtype: torch.dtype
     _after: tuple[str, str] = ("none", "")
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.inputs, self.dtype = linear.in_features, linear.weight.dtype
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), None)
+        self.bias = None if linear.bias is None else linear.bias.detach()
 
     def absorb_gelu(self) -> bool:
         """Compute the exact GELU of every result from now on; False, and no change, if oneDNN does that wrongly."""
@@ -41,18 +47,8 @@ class _Fusing(nn.Module):
         self._after = ("none", "")
         return False
 
-
-class PrepackedLinear(_Fusing):
-    """A linear layer whose weight, (out, in), is kept in oneDNN's blocked layout."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.inputs, self.dtype = linear.in_features, linear.weight.dtype
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), None)
-        self.bias = None if linear.bias is None else linear.bias.detach()
-
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return (..., out) for (..., in), in the dtype of the weight, after the exact GELU if it was absorbed."""
+        """Return (..., O) for (..., I), in the dtype of the weight, after the exact GELU if it was absorbed."""
         after, how = self._after
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             rows.to(self.dtype), self.weight, self.bias, after, [], how
@@ -60,10 +56,12 @@ class PrepackedLinear(_Fusing):
         return out
 
 
-class Int8Linear(_Fusing):
+class Int8Linear(nn.Module):
     """A linear layer with an int8 weight, one scale for each output row.
 
-    A call rounds what it reads to 256 steps between its smallest and largest value.
+    Every row that comes in is rounded to 255 codes between its own smallest and largest value (zero among them):
+    x = low + step * code, so x @ W.T = step * (code @ W.T) + low * sums of W's rows. oneDNN's operator takes one scale
+    for all rows and does the product alone; what differs from row to row is done after it.
 
     Attributes:
         answers: dtype of the results.
@@ -71,41 +69,59 @@ class Int8Linear(_Fusing):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.inputs, self.dtype, self.answers = linear.in_features, torch.float32, torch.float32
-        rounded, self.scales = _round_rows(linear.weight)
-        self.zeros = torch.zeros(linear.out_features, dtype=torch.int64)
+        self.answers = torch.float32
+        rounded, self.scales = _round_weight(linear.weight)
+        self.sums = rounded.sum(dim=1, dtype=torch.int64).float() * self.scales  # (O,)
+        self.zeros = torch.zeros(linear.out_features, dtype=torch.int64, device="cpu")
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.bias = None if linear.bias is None else linear.bias.detach().float()
+        self._gelu = False
+
+    def absorb_gelu(self) -> bool:
+        """Compute the exact GELU of every result from now on, in float32 whatever `answers` is; always True."""
+        self._gelu = True
+        return True
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return (..., out) for (..., in), after the exact GELU if it was absorbed."""
-        codes, step, zero = _round_all(rows)
-        after, how = self._after
+        """Return (..., O) for (..., I), after the exact GELU if it was absorbed; NaN for rows that are not finite."""
+        flat = rows.flatten(0, -2)
+        if flat.shape[0] <= _BLOCK:
+            alone: torch.Tensor = self._block(flat).to(self.answers)
+            return alone.view(*rows.shape[:-1], -1)
+        out = torch.empty((flat.shape[0], self.sums.shape[0]), dtype=self.answers, device="cpu")
+        for part, target in zip(flat.split(_BLOCK), out.split(_BLOCK), strict=True):
+            target.copy_(self._block(part))
+        return out.view(*rows.shape[:-1], -1)
+
+    def _block(self, rows: torch.Tensor) -> torch.Tensor:
+        codes, step, low = round_rows(rows)
         out: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            codes, step, zero, self.weight, self.scales, self.zeros, self.bias, 1.0, 0, self.answers, after, [], how
+            codes, 1.0, 0, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return out
+        out.mul_(step).add_(low * self.sums)  # not addcmul, whose last bit can depend on where a row lies
+        if self.bias is not None:
+            out.add_(self.bias)
+        return F.gelu(out) if self._gelu else out
 
 
-def _round_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return int8 (out, in), and the float32 (out,) that brings each row back."""
+def _round_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 (O, I), and the float32 (O,) that brings each row back."""
     weight = weight.detach().float()
     scales = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
     return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
-def _round_all(rows: torch.Tensor) -> tuple[torch.Tensor, float, int]:
-    """Return uint8 codes (..., in), the size of a step, and the code of zero; a step of NaN for what is not finite."""
-    low, high = (value.item() for value in rows.aminmax())
-    low, high = min(low, 0.0), max(high, 0.0)
-    step = max((high - low) / 254, 1e-12)  # one code less than there are: nothing has to be clamped
-    if not math.isfinite(step):
-        return torch.zeros_like(rows, dtype=torch.uint8), math.nan, 0
-    zero = round(-low / step)
-    codes, shift = torch.empty_like(rows, dtype=torch.uint8), torch.tensor(zero + 0.5)
-    for part, target in zip(rows.split(_BLOCK, -2), codes.split(_BLOCK, -2), strict=True):
-        target.copy_(torch.add(shift, part.float(), alpha=1 / step))
-    return codes, step, zero
+def round_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return uint8 codes (T, I), and float32 (T, 1) twice: the size of a step, and what code 0 stands for.
+
+    The step of a row that is not finite is NaN.
+    """
+    rows = rows.float()
+    low, high = rows.aminmax(dim=-1, keepdim=True)
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    step = ((high - low) / _LEVELS).clamp(min=1e-12)
+    step.masked_fill_(~step.isfinite(), torch.nan)
+    return (rows - low).mul_(1 / step).add_(0.5).to(torch.uint8), step, low
 
 
 def join(*linears: nn.Linear) -> nn.Linear:
@@ -164,15 +180,16 @@ def _prepacked(linear: nn.Linear) -> PrepackedLinear | None:
 
 def _rounded(linear: nn.Linear) -> Int8Linear:
     probe, made = _probe(linear.in_features, torch.float32), Int8Linear(linear)
-    (weight, scales), (codes, step, zero) = _round_rows(linear.weight), _round_all(probe)
-    expected = F.linear((codes.float() - zero) * step, weight * scales[:, None], made.bias)
+    (weight, scales), (codes, step, low) = _round_weight(linear.weight), round_rows(probe)
+    expected = F.linear(codes.float() * step + low, weight * scales[:, None], made.bias)
     if not _agree(expected, made(probe), _TOLERANCE[torch.float32]):
         raise RuntimeError("this processor multiplies int8 wrongly")  # without VNNI sums of products may overflow
     return made
 
 
 def _probe(width: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.sin(torch.arange(3 * width) ** 2 * 12.9898).to(dtype).view(3, -1)  # like noise: nothing cancels out
+    places = torch.arange(3 * width, dtype=torch.float32, device="cpu")
+    return torch.sin(places**2 * 12.9898).to(dtype).view(3, -1)  # like noise: nothing cancels out
 
 
 def _agree(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> bool:
