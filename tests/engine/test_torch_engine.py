@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import zh_retrieval as zr
+from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.torch_engine import Engine
 from zh_retrieval.sequence import Tokens
 
@@ -157,7 +158,7 @@ class Late:
 
     def __init__(self, limit, error=OUT):
         self.limit, self.error, self.size = limit, error, 0
-        self.inside, self.emptied = [], 0
+        self.inside, self.emptied, self.recovers = [], 0, False
 
     def activate(self):
         late = self
@@ -178,6 +179,8 @@ class Late:
 
     def empty_cache(self):
         self.emptied += 1
+        if self.recovers:
+            self.limit = 10**9
 
 
 def test_memory_that_runs_out_on_the_device_is_met_at_the_result():
@@ -209,8 +212,24 @@ def test_a_worker_can_enter_the_engines_device_for_good():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "advice"), [(torch.float16, "float16 ends at 65504"), (torch.float32, "fetch the weights again")]
+    ("words", "fatal"),
+    [
+        ("CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported", True),
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: uncorrectable ECC error encountered", True),
+        ("CUDA error: out of memory", False),
+        ("CUDA error: no kernel image is available for execution on the device", False),
+        ("shape '[2, 3]' is invalid for input of size 5", False),
+    ],
 )
-def test_what_is_not_finite_gets_the_advice_that_helps(dtype, advice):
-    made = Engine(Body(), first, device=CPU, dtype=dtype, width=1, max_batch_tokens=9)
-    assert advice in made.explain_not_finite()
+def test_an_error_that_ends_the_device_is_known(words, fatal):
+    assert engine(Body()).is_fatal(RuntimeError(words)) == fatal
+    assert not engine(Body()).is_fatal(ValueError(words))
+
+
+def test_what_is_tried_again_at_the_result_is_tried_on_the_engines_device():
+    late = Late(0)
+    no_buckets = QueryGraphs(Body(), CPU, 4, 0)  # nothing is recorded; the engine tries again without all the same
+    pending = engine(Body(), runtime=late, graphs=no_buckets).launch(texts(8))
+    late.recovers = True
+    assert pending.result().tolist() == [[1]]  # `Late` refuses a copy outside its device

@@ -16,6 +16,17 @@ from zh_retrieval.layers.memory import is_out_of_memory
 Run = Callable[[], torch.Tensor]
 
 _WARMUPS = 3  # runs before a recording, in which libraries choose and load their kernels
+_LOST = (  # CUDA's errors that stay for the life of the process, in its own words
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "invalid program counter",
+    "hardware stack error",
+    "misaligned address",
+    "unspecified launch failure",
+    "the launch timed out",
+    "uncorrectable ecc error",
+)
 
 
 class Event(Protocol):
@@ -34,6 +45,11 @@ class Device(Protocol):
     def to_host(self, rows: torch.Tensor) -> tuple[torch.Tensor, Event | None]: ...
 
     def empty_cache(self) -> None: ...
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return True if an error says that a GPU computes nothing more for this process: every later call fails, too."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _LOST)
 
 
 def _pinned(rows: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
-from zh_retrieval.engine.devices import Device, Event, TorchDevice
+from zh_retrieval.engine.devices import Device, Event, TorchDevice, is_lost
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.layers.packing import PackedBatch, pack, round_up
@@ -111,13 +111,9 @@ class Engine:
         """Return a context in which the engine's device is the thread's current one, for a worker's whole life."""
         return self._runtime.activate()
 
-    def explain_not_finite(self) -> str:
-        """Return why results may hold NaN or Inf, and what to do: weights were checked when they were loaded."""
-        if self.dtype == torch.float16:
-            return "The model gave NaN or Inf: float16 ends at 65504. Use dtype='bfloat16' or dtype='float32'."
-        if self.dtype == torch.float32:
-            return "The model gave NaN or Inf. The file of its weights may be broken: fetch the weights again."
-        return "The model gave NaN or Inf. Use dtype='float32'; if that does not help, fetch the weights again."
+    def is_fatal(self, error: BaseException) -> bool:
+        """Return True after an error that leaves the device unusable for this process: nothing is worth another try."""
+        return is_lost(error)
 
     def run(self, tokens: Sequence[Tokens]) -> np.ndarray:
         """Return float32 (R, width), rows in the order of `tokens`, in as many passes as the memory needs.
@@ -135,13 +131,12 @@ class Engine:
         Raises:
             DeviceMemoryError: One sequence alone does not fit.
         """
-        with self.activate():
-            outcome = self._attempt(tokens, self._graphs)
-            if isinstance(outcome, Exception):
-                return Pending(torch.from_numpy(self._recover(tokens, outcome)))
-            outcome.recover = partial(self._recover, tokens)
-            self._grow()
-            return outcome
+        outcome = self._attempt(tokens, self._graphs)
+        if isinstance(outcome, Exception):
+            return Pending(torch.from_numpy(self._recover(tokens, outcome)))
+        outcome.recover = partial(self._recover, tokens)
+        self._grow()
+        return outcome
 
     def _attempt(self, tokens: Sequence[Tokens], graphs: QueryGraphs | None) -> Pending | Exception:
         """Return the pending rows, or the error if memory ran out: what is tried next must not run while it is handled.
@@ -149,7 +144,8 @@ class Engine:
         Other errors are raised. Frames are emptied first, as the tensors in them live as long as the error.
         """
         try:
-            return self._launch(tokens, graphs)
+            with self.activate():
+                return self._launch(tokens, graphs)
         except Exception as error:
             release_frames(error)
             if is_out_of_memory(error):
