@@ -13,6 +13,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
 
 from zh_retrieval.frameworks import RerankerFields
+from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
 from zh_retrieval.validation import check_items
 
 
@@ -78,7 +79,7 @@ class BGEReranker(_ModelScopeReranker):
     Scores are raw logits (unbounded; see `spec.score_range`); `normalize="sigmoid"` maps them to 0..1.
     """
 
-    model_name: str = Field(default="bge-reranker-large", alias="model")
+    model_name: str = Field(default=DEFAULT_CROSS_ENCODER, alias="model")
     normalize: Literal["none", "sigmoid"] = Field(default="none", description="What is done to a raw logit.")
 
 
@@ -88,5 +89,5 @@ class RankingGPTReranker(_ModelScopeReranker):
     Scores are mean log-likelihoods of the query (natural log, at most 0); `normalize="exp"` maps them to 0..1.
     """
 
-    model_name: str = Field(default="rankinggpt-qwen-7b", alias="model")
+    model_name: str = Field(default=DEFAULT_LIKELIHOOD, alias="model")
     normalize: Literal["none", "exp"] = Field(default="none", description="What is done to a mean log-likelihood.")

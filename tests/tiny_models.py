@@ -82,7 +82,36 @@ def tiny_bert(folder: Path, *, seed: int = 0, modules: bool = False, pooler: boo
     return folder
 
 
-def tiny_xlmr_reranker(folder: Path, *, seed: int = 0) -> Path:
+def tiny_multilingual_bert(folder: Path, *, seed: int = 0) -> Path:
+    """Write a BERT whose vocabulary has XLM-R's scheme, as multilingual-e5-small is published."""
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram_files(folder)
+    config = BertConfig(
+        vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    seeded(BertModel(config), seed).save_pretrained(folder)
+    return folder
+
+
+def tiny_xlmr(folder: Path, *, seed: int = 0, positions: int = 514) -> Path:
+    """Write an XLM-R body with a pooler, as bge-m3 and multilingual-e5 are published."""
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram_files(folder)
+    config = XLMRobertaConfig(
+        vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=positions, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        layer_norm_eps=1e-5,
+    )  # fmt: skip
+    seeded(XLMRobertaModel(config), seed).save_pretrained(folder)
+    return folder
+
+
+def tiny_xlmr_reranker(folder: Path, *, seed: int = 0, positions: int = 514) -> Path:
     """Write an XLM-R cross-encoder with one label and the XLM-R scheme vocabulary."""
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
@@ -90,8 +119,8 @@ def tiny_xlmr_reranker(folder: Path, *, seed: int = 0) -> Path:
     unigram_files(folder)
     config = XLMRobertaConfig(
         vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=514, type_vocab_size=1, num_labels=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-        layer_norm_eps=1e-5,
+        max_position_embeddings=positions, type_vocab_size=1, num_labels=1, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, layer_norm_eps=1e-5,
     )  # fmt: skip
     seeded(XLMRobertaForSequenceClassification(config), seed).save_pretrained(folder)
     return folder
@@ -113,6 +142,32 @@ def tiny_mistral(folder: Path, *, seed: int = 0, window: int = 4096) -> Path:
         eos_token_id=2,
     )  # fmt: skip
     seeded(MistralModel(config), seed).save_pretrained(folder, max_shard_size="4MB")
+    return folder
+
+
+QWEN_WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "yes", "no")
+
+
+def qwen_words(folder: Path) -> int:
+    """Add Qwen's special tokens, and the answers of its reranker, to a tokenizer.json; return its number of words."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(list(QWEN_WORDS))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return int(tokenizer.get_vocab_size())
+
+
+def tiny_qwen3(folder: Path, *, seed: int = 0, head: bool = False) -> Path:
+    """Write a Qwen3 body, or with its tied head: heads of 32 where the hidden size over their number is 16."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram_files(folder)
+    config = Qwen3Config(
+        vocab_size=qwen_words(folder), hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, intermediate_size=128, max_position_embeddings=32768,
+        tie_word_embeddings=True, use_sliding_window=False,
+    )  # fmt: skip
+    seeded((Qwen3ForCausalLM if head else Qwen3Model)(config), seed).save_pretrained(folder)
     return folder
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from zh_retrieval.loading import close_all, load_encoder, load_reranker
     from zh_retrieval.ranking import Ranked
     from zh_retrieval.recipes.catalogue import MODELS
-    from zh_retrieval.recipes.registry import get_spec
-    from zh_retrieval.recipes.spec import ModelSpec
+    from zh_retrieval.recipes.registry import all_specs, get_spec, register_model
+    from zh_retrieval.recipes.spec import ModelSpec, Source
 
 __version__ = "0.1.0"
 
@@ -49,8 +49,8 @@ _HOMES = {
     "zh_retrieval.loading": ("close_all", "load_encoder", "load_reranker"),
     "zh_retrieval.ranking": ("Ranked",),
     "zh_retrieval.recipes.catalogue": ("MODELS",),
-    "zh_retrieval.recipes.registry": ("get_spec",),
-    "zh_retrieval.recipes.spec": ("ModelSpec",),
+    "zh_retrieval.recipes.registry": ("all_specs", "get_spec", "register_model"),
+    "zh_retrieval.recipes.spec": ("ModelSpec", "Source"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -68,14 +68,17 @@ __all__ = [
     "OverloadedError",
     "Ranked",
     "Reranker",
+    "Source",
     "UnknownModelError",
     "WrongTaskError",
     "ZhRetrievalError",
     "__version__",
+    "all_specs",
     "close_all",
     "get_spec",
     "load_encoder",
     "load_reranker",
+    "register_model",
 ]
 
 

@@ -133,32 +133,47 @@ class Reranker(Model):
     """A reranking model, from `load_reranker`. Scores are raw: see `spec.score_range`."""
 
     @abstractmethod
-    def score(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
+    def score(
+        self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
         """Return float32 (N,), the raw score of each (query, document); higher is better; (0,) for no pairs.
 
-        A cross-encoder gives its logit, query likelihood the mean log p (natural log) of the query's tokens.
+        A cross-encoder gives its logit, query likelihood the mean log p (natural log) of the query's tokens, a model
+        that answers yes or no log p(yes) - log p(no).
+
+        Args:
+            pairs: (query, document), without any prompt: the recipe adds it.
+            instruction: Replaces the model's own instruction.
+            show_progress: Show a bar.
 
         Raises:
             InputError: A pair is not two valid texts, or is too long and overflow="error"; the message names its index.
+            ConfigError: The model takes no instruction.
             ClosedError: The reranker was closed.
         """
 
     @abstractmethod
-    async def ascore(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
+    async def ascore(
+        self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
         """Return what `score` returns; the event loop goes on meanwhile."""
 
-    def rank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+    def rank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+    ) -> list[Ranked]:
         """Return the documents' indices and raw scores, best first, ties in their order; [] for no documents.
 
         Raises:
             InputError: As `score`.
-            ConfigError: `top_n` is not a positive whole number.
+            ConfigError: `top_n` is not a positive whole number, or the model takes no instruction.
         """
-        return rank_scores(self.score(_pairs(query, documents)).tolist(), top_n)
+        return rank_scores(self.score(_pairs(query, documents), instruction=instruction).tolist(), top_n)
 
-    async def arank(self, query: str, documents: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+    async def arank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+    ) -> list[Ranked]:
         """Return what `rank` returns; the event loop goes on meanwhile."""
-        return rank_scores((await self.ascore(_pairs(query, documents))).tolist(), top_n)
+        return rank_scores((await self.ascore(_pairs(query, documents), instruction=instruction)).tolist(), top_n)
 
 
 def _pairs(query: str, documents: Sequence[str]) -> list[Pair]:

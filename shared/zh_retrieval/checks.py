@@ -49,6 +49,10 @@ def tokens(what: str, value: Any) -> int:
     return whole_number(what, value, "a positive whole number of tokens, or None")
 
 
+NUMBERS: tuple[Check, ...] = (tokens, whole_number)
+"""The checks of options that are whole numbers."""
+
+
 def device(what: str, value: Any) -> str:
     """Return a device name; whether it is present shows when a model is loaded."""
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):

@@ -20,6 +20,7 @@ from zh_retrieval.lazy import Lazy
 from zh_retrieval.options import OPTIONS, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
 from zh_retrieval.ranking import Normalize, Ranked, normalize_scores, select_ranked
 from zh_retrieval.recipes.registry import check_task, get_spec
+from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class LoadFields(BaseModel):
     device_map: Any = _option("device_map")
     quantization_config: Any = _option("quantization_config")
     compile: bool = _option("compile")
+    dimensions: int | None = _option("dimensions")
     show_progress: bool = Field(default=False, exclude=True, description="Show a bar for downloads and long calls.")
 
     _task: ClassVar[Task]
@@ -83,7 +85,7 @@ class LoadFields(BaseModel):
     def _as_kept(cls, value: Any, info: ValidationInfo) -> Any:
         """Give numbers of any integer type and paths of any kind their one form, before pydantic judges types."""
         check = OPTIONS[str(info.field_name)].check
-        kept = check is checks.tokens and value is not None and not isinstance(value, str)
+        kept = check in checks.NUMBERS and value is not None and not isinstance(value, str)
         return check(str(info.field_name), value) if kept or isinstance(value, os.PathLike) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -131,6 +133,7 @@ class LoadFields(BaseModel):
         """Raise UnknownModelError, WrongTaskError or ConfigError now rather than at the first call."""
         check_task(self.spec, self._task)
         LoadOptions(**self.load_options()).check(self._task)
+        check_dimensions(self.spec, self.dimensions, None)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that changes a result of this model, for cache keys, with what "auto" means here."""

@@ -13,17 +13,18 @@ from zh_retrieval.local.sharing import LoadedModel, close_all, share
 from zh_retrieval.local.source import find_source
 from zh_retrieval.options import LoadKwargs, LoadOptions, Overflow, documented
 from zh_retrieval.recipes.registry import check_task, get_spec
+from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
 __all__ = ["close_all", "load_encoder", "load_reranker"]
 
 
 @documented
-def load_encoder(model: str, *, show_progress: bool = False, **options: Unpack[LoadKwargs]) -> Encoder:
+def load_encoder(model: str | ModelSpec, *, show_progress: bool = False, **options: Unpack[LoadKwargs]) -> Encoder:
     """Return a handle on an embedding model, loading it if no equal one is loaded.
 
     Args:
-        model: Name, alias or hub id; see `zh_retrieval.MODELS`.
+        model: Name, alias or hub id (see `zh_retrieval.MODELS`), or a recipe itself.
         show_progress: Show a bar while downloading.
         {options}
 
@@ -38,11 +39,11 @@ def load_encoder(model: str, *, show_progress: bool = False, **options: Unpack[L
 
 
 @documented
-def load_reranker(model: str, *, show_progress: bool = False, **options: Unpack[LoadKwargs]) -> Reranker:
+def load_reranker(model: str | ModelSpec, *, show_progress: bool = False, **options: Unpack[LoadKwargs]) -> Reranker:
     """Return a handle on a reranking model, loading it if no equal one is loaded.
 
     Args:
-        model: Name, alias or hub id; see `zh_retrieval.MODELS`.
+        model: Name, alias or hub id (see `zh_retrieval.MODELS`), or a recipe itself.
         show_progress: Show a bar while downloading.
         {options}
 
@@ -57,11 +58,12 @@ def load_reranker(model: str, *, show_progress: bool = False, **options: Unpack[
 
 
 def _acquire(
-    name: str, task: Task, options: LoadOptions, show_progress: bool
+    name: str | ModelSpec, task: Task, options: LoadOptions, show_progress: bool
 ) -> tuple[LoadedModel, ModelSpec, int, Overflow]:
     spec = get_spec(name)
     check_task(spec, task)
     options.check(task)
+    check_dimensions(spec, options.dimensions, None if options.path else spec.dimension)
     device = resolve_device(options.device)
     if options.quantization == "int8" and device.type != "cpu":
         raise ConfigError(f"quantization='int8' runs on the CPU, not on {device}. Leave it out, or device='cpu'.")

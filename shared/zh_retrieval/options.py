@@ -135,6 +135,10 @@ class LoadOptions:
     compile: bool = field(default=False, metadata=_about(
         "torch.compile, CUDA only: slow first calls, then fewer kernels", checks.switch, results=False,
     ))
+    dimensions: int | None = field(default=None, metadata=_about(
+        "how many of a vector's first numbers are kept, by models trained for that (Matryoshka); all by default",
+        checks.whole_number, results=True,
+    ))
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -187,6 +191,7 @@ class LoadKwargs(TypedDict, total=False):
     device_map: Any
     quantization_config: Any
     compile: bool
+    dimensions: int | None
 
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(

@@ -22,7 +22,7 @@ import sys
 import zh_retrieval as zr
 heavy = {"torch", "transformers", "numpy", "pydantic"} & set(sys.modules)
 assert not heavy, heavy
-assert len(zr.MODELS) == 7
+assert len(zr.MODELS) == 26
 for package, extra in (("langchain_zh_retrieval", "langchain"), ("llama_index_zh_retrieval", "llama-index")):
     try:
         __import__(package)

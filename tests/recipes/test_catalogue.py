@@ -5,8 +5,13 @@ import pytest
 import zh_retrieval as zr
 
 
+def test_no_name_means_two_models():
+    names = [name.lower() for spec in zr.MODELS for name in (spec.name, *spec.aliases)]
+    assert len(names) == len(set(names))
+
+
 def test_the_six_models_of_the_mission_come_first_then_the_builtin():
-    assert [spec.name for spec in zr.MODELS] == [
+    assert [spec.name for spec in zr.MODELS][:7] == [
         "bge-base-zh-v1.5", "bge-large-zh-v1.5", "jina-embeddings-v2-base-zh", "e5-mistral-7b-instruct",
         "rankinggpt-qwen-7b", "bge-reranker-large", "e5-small-zh",
     ]  # fmt: skip
@@ -36,6 +41,7 @@ def test_prompts_are_the_published_ones():
     assert zr.get_spec("jina-base-zh").format_query("茶") == "茶"
     assert zr.get_spec("builtin").format_document("茶") == "passage: 茶"
     assert zr.get_spec("rankinggpt").format_document("茶") == "Document: 茶 Query:"
+    assert zr.get_spec("qwen3-embedding-8b").format_query("茶", "Find it") == "Instruct: Find it\nQuery:茶"
 
 
 def parameters(model):

@@ -13,6 +13,7 @@ import torch
 from zh_retrieval.hub.cache import locate
 from zh_retrieval.hub.download import fetch, reachable
 from zh_retrieval.recipes.catalogue import MODELS
+from zh_retrieval.recipes.published import PUBLISHED
 from zh_retrieval.selftest import selftest
 
 CACHE = os.environ.get("ZH_RETRIEVAL_CACHE")  # read here: a fixture unsets it
@@ -53,5 +54,5 @@ def test_published_weights_give_the_published_values(spec):
     if reason := reason_to_skip(spec, CACHE):
         pytest.skip(reason)
     checks = selftest(spec, dtype=dtype_of(spec), cache_dir=CACHE)
-    assert len(checks) >= 6
+    assert len(checks) >= (6 if spec.name in PUBLISHED else 5)
     assert [check for check in checks if not check.passed] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import torch
 from torch import nn
 
 from zh_retrieval.checkpoint.load import quiet
-from zh_retrieval.errors import ConfigError
+from zh_retrieval.errors import CheckpointError, ConfigError
+from zh_retrieval.models import family
+from zh_retrieval.recipes.rules import ARCHITECTURES
 from zh_retrieval.recipes.spec import ModelSpec
 
 _ASCII = "".join(chr(code) for code in range(33, 127))
@@ -32,45 +33,46 @@ def write(spec: ModelSpec, folder: Path) -> None:
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if spec.parameters > 10**9 else torch.float32)
+    torch.set_default_dtype(torch.bfloat16 if (spec.parameters or 0) > 10**9 else torch.float32)
     try:
-        model = build(spec, spec.shape)
+        model = build(spec)
     finally:
         torch.set_default_dtype(before)
     with quiet():
         model.save_pretrained(folder)
-    if spec.architecture == "jina-bert":
-        config = {**spec.shape, "model_type": "bert", "position_embedding_type": "alibi", "feed_forward_type": "geglu"}
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**saved, **_config(spec)}), encoding="utf-8")
     _write_vocabulary(spec, folder)
 
 
-def build(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
-    """Return the transformers model of an entry's architecture, random, on torch's default device."""
-    import transformers as tf
+def build(spec: ModelSpec) -> Any:
+    """Return the transformers model of an entry, random, on torch's default device.
 
-    sizes = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
-    if spec.architecture == "bert":
-        return tf.BertModel(tf.BertConfig(**sizes), add_pooling_layer=False)
-    if spec.architecture == "xlm-roberta":
-        return tf.XLMRobertaForSequenceClassification(tf.XLMRobertaConfig.from_dict({**sizes, "num_labels": 1}))
-    if spec.architecture == "mistral":
-        return tf.MistralModel(tf.MistralConfig(**sizes))
-    if spec.architecture == "qwen":
-        return tf.Qwen2ForCausalLM(tf.Qwen2Config(**sizes))
-    from zh_retrieval.models.jina_bert import JinaBertModel, jina_config
+    Raises:
+        ConfigError: The entry's shape is not one of its architecture.
+    """
+    try:
+        plan = family(spec.architecture, spec.scoring)(_config(spec))
+        return plan.cls(plan.config, **plan.arguments)
+    except (CheckpointError, TypeError, ValueError) as error:
+        raise ConfigError(f"The shape of {spec.name} describes no {spec.architecture!r} model: {error}") from error
 
-    return JinaBertModel(jina_config({**sizes, "position_embedding_type": "alibi", "feed_forward_type": "geglu"}))
+
+def _config(spec: ModelSpec) -> dict[str, Any]:
+    return {"model_type": spec.architecture, **spec.shape}
 
 
 def floating_operations(spec: ModelSpec, lengths: list[int]) -> float:
     """Return how many the body needs for sequences of these lengths: matrix products and attention, heads left out."""
     with torch.device("meta"):
-        model = build(spec, spec.shape)
-    body = model.base_model
+        model = build(spec)
+    body, config = model.base_model, model.config
     weights = sum(module.weight.numel() for module in body.modules() if isinstance(module, nn.Linear))
-    attention = 4 * spec.shape["num_hidden_layers"] * spec.shape["hidden_size"]
-    share = 0.5 if spec.architecture in ("mistral", "qwen") else 1.0  # a causal token sees half the others
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    attention = 4 * config.num_hidden_layers * width
+    share = 0.5 if ARCHITECTURES[spec.architecture].causal else 1.0  # a causal token sees half the others
     return float(sum(2 * weights * length + share * attention * length * length for length in lengths))
 
 
@@ -80,6 +82,7 @@ def _write_vocabulary(spec: ModelSpec, folder: Path) -> None:
     bert = "[CLS]" in spec.prefix
     unknown, padding = ("[UNK]", "[PAD]") if bert else ("<unk>", "<pad>")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] if bert else ["<s>", "<pad>", "</s>", "<unk>"]
+    special += [word for word in (*spec.prefix, *spec.suffix, *spec.separator, *spec.answers) if word not in special]
     characters = [*_ASCII, *_PUNCTUATION, *map(chr, _IDEOGRAPHS)]
     words = [*special, *characters, *(f"##{char}" for char in _ASCII if char.isalnum())]
     vocabulary = {word: i for i, word in enumerate(words) if i < spec.shape["vocab_size"]}
@@ -87,8 +90,8 @@ def _write_vocabulary(spec: ModelSpec, folder: Path) -> None:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens(special)
-    single = " ".join([*spec.prefix, "$A", *spec.suffix])
-    pair = " ".join([*spec.prefix, "$A", *spec.separator, "$B", *spec.suffix])
+    single = [*spec.prefix, "$A", *spec.suffix]
+    pair = [*spec.prefix, "$A", *spec.separator, "$B", *spec.suffix]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[(word, vocabulary[word]) for word in special]
     )

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zh_retrieval.recipes.registry import get_spec
 from zh_retrieval.recipes.spec import ModelSpec, Pooling
 
 Pairs = list[tuple[str, str]]
@@ -36,7 +35,7 @@ class SideSpec:
     Attributes:
         name: What the report calls it.
         package: "zh-retrieval" or a peer.
-        model: Name of the entry.
+        model: The entry itself: the other process does not know what this one registered.
         folder: Holds the weights; None lets the package fetch them (ours only).
         device: "cpu" or "cuda".
         options: More options of `load_encoder` or `load_reranker` (ours only).
@@ -44,7 +43,7 @@ class SideSpec:
 
     name: str
     package: str
-    model: str
+    model: ModelSpec
     folder: Path | None
     device: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -55,8 +54,8 @@ class SideSpec:
 
 
 def installed_peers(spec: ModelSpec) -> list[str]:
-    """Return the peers that are installed and can load this architecture without remote code."""
-    if spec.architecture not in ("bert", "xlm-roberta", "mistral"):
+    """Return the peers that are installed, know this way of scoring and load this architecture without remote code."""
+    if spec.architecture == "jina-bert" or spec.scoring not in (None, "classification"):
         return []
     return [name for name, (module, _) in _PACKAGES.items() if name != "zh-retrieval" and find_spec(module)]
 
@@ -67,7 +66,7 @@ class Ours:
     def __init__(self, side: SideSpec) -> None:
         import zh_retrieval
 
-        self.spec = get_spec(side.model)
+        self.spec = side.model
         load = zh_retrieval.load_encoder if self.spec.task == "embedding" else zh_retrieval.load_reranker
         options = {"path": side.folder, "device": side.device} | side.options
         self.handle: Any = load(side.model, **options)
@@ -90,7 +89,7 @@ class SentenceTransformers:
     """sentence-transformers: `SentenceTransformer.encode`, `CrossEncoder.predict`."""
 
     def __init__(self, side: SideSpec) -> None:
-        self._spec = spec = get_spec(side.model)
+        self._spec = spec = side.model
         if spec.task == "reranking":
             from sentence_transformers import CrossEncoder
             from torch import nn
@@ -123,7 +122,7 @@ class FlagEmbedding:
 
     def __init__(self, side: SideSpec) -> None:
         peer = importlib.import_module("FlagEmbedding")
-        self._spec = spec = get_spec(side.model)
+        self._spec = spec = side.model
         if spec.task == "reranking":
             self._model: Any = peer.FlagReranker(str(side.folder), devices=[side.device])
         else:

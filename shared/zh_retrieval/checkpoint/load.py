@@ -19,7 +19,7 @@ from zh_retrieval.checkpoint import blocks, lora
 from zh_retrieval.checkpoint.weight_files import IGNORED, check_files, find_not_finite, find_tensor, weight_files
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.layers import attention
-from zh_retrieval.models import family, qwen1
+from zh_retrieval.models import family, kind, qwen1, reads
 from zh_retrieval.models.base import Parts, Plan
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.tokenization.tokenizer import TextTokenizer, build
@@ -86,7 +86,7 @@ def load_checkpoint(
     tokenizer = build(load_vocabulary(folder), spec, folder)
     files = weight_files(folder)
     attention.register()
-    parts = _read(folder, family(spec.architecture)(config), placement)
+    parts = _read(folder, family(spec.architecture, spec.scoring)(config), placement)
     if adapter is not None:
         lora.merge(parts.body, adapter, qwen1.qwen2_layers if qwen1.is_qwen1(config) else None)
     _check_vocabulary(parts, tokenizer, folder)
@@ -122,20 +122,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in _REDIRECTIONS}
 
 
-def _kind(config: dict[str, Any]) -> str:
-    model_type = str(config.get("model_type", "unknown"))
-    if model_type == "bert" and config.get("position_embedding_type") == "alibi":
-        return "jina-bert"
-    return model_type
-
-
 def _check_architecture(config: dict[str, Any], spec: ModelSpec, folder: Path) -> None:
-    found = _kind(config)
-    if spec.architecture == "qwen":  # query likelihood works with every causal LM
-        return
-    if found != spec.architecture:
+    if not reads(spec.architecture, config):
         raise CheckpointError(
-            f"{folder} holds a {found!r} checkpoint, but {spec.name} is {spec.architecture!r}. "
+            f"{folder} holds a {kind(config)!r} checkpoint, but {spec.name} is {spec.architecture!r}. "
             "Name the model whose recipe fits the folder."
         )
 

@@ -22,6 +22,7 @@ from zh_retrieval.hub.snapshot import is_safe, weights_of
 IGNORED = (
     "pooler.",
     "cls.",
+    "lm_head.",  # where the body alone is an embedder; a language model that is scored has it in its own class
     "position_ids",
     "rotary_emb.inv_freq",
     "attn.masked_bias",

@@ -39,7 +39,7 @@ def _add(parser: Any, option: Option) -> None:
         parser.add_argument(flag, action="store_true", default=None, help=says)
     elif option.choices:
         parser.add_argument(flag, choices=option.choices, help=says)
-    elif option.check is checks.tokens:
-        parser.add_argument(flag, type=int, metavar="TOKENS", help=says)
+    elif option.check in checks.NUMBERS:
+        parser.add_argument(flag, type=int, metavar="TOKENS" if option.check is checks.tokens else "N", help=says)
     else:
         parser.add_argument(flag, help=says)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from zh_retrieval.errors import DownloadError
+from zh_retrieval.errors import ConfigError, DownloadError
 from zh_retrieval.hub import huggingface, modelscope
 from zh_retrieval.hub.cache import SnapshotState, builtin_folder, candidates, locate, target
 from zh_retrieval.hub.lock import exclusive
@@ -56,8 +56,10 @@ def fetch(
     Raises:
         DownloadError: Nothing complete is here and the network is forbidden, or the download failed; the message
             names model, source, file, cause and remedy. What was downloaded is kept for the next try.
-        ConfigError: The cache would lie in a home folder, and the user has none.
+        ConfigError: The spec has no sources; or the cache would lie in a home folder, and the user has none.
     """
+    if not spec.sources:
+        raise ConfigError(f"The entry of {spec.name} names no hub: give path= with the folder of its weights.")
     if spec.sources[0].hub == "builtin":
         return builtin_folder(spec.sources[0])
     state = locate(spec, revision=revision, cache_dir=cache_dir)

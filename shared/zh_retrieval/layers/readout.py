@@ -20,8 +20,11 @@ Readout = Callable[[torch.Tensor, PackedBatch], torch.Tensor]
 _HEAD_ROWS = 256  # rows of logits at a time: 156 MB in float32 for 151936 words
 
 
-def pooled(pooling: Pooling) -> Readout:
-    """Return the readout of an embedder: one L2-normalised vector for each sequence, or for each of its spans."""
+def pooled(pooling: Pooling, dimensions: int | None = None) -> Readout:
+    """Return the readout of an embedder: one L2-normalised vector for each sequence, or for each of its spans.
+
+    `dimensions` keeps so many of the first numbers and normalises those (Matryoshka); None keeps all.
+    """
 
     def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         if any(item.spans is not None for item in batch.tokens):
@@ -33,7 +36,7 @@ def pooled(pooling: Pooling) -> Readout:
             rows = hidden[_index(ends, hidden)].float()
         else:
             rows = _means(hidden, batch)
-        return F.normalize(rows, dim=-1)
+        return F.normalize(rows[:, :dimensions], dim=-1)
 
     return read
 
@@ -84,6 +87,30 @@ def query_likelihood(head: nn.Module, softcap: float | None = None) -> Readout:
         sums = torch.zeros(len(counts), device=hidden.device, dtype=torch.float32)
         sums.index_add_(0, _index(owners, hidden), torch.cat(parts))
         return (sums / _index(counts, hidden)).unsqueeze(1)
+
+    return read
+
+
+def answer_margin(head: nn.Module, answers: tuple[int, ...], softcap: float | None = None) -> Readout:
+    """Return the readout of a language model that answers yes or no: log p(yes) - log p(no) of the last row, (R, 1).
+
+    The normaliser of the softmax is the same for both and drops out, so that the difference of the two logits is the
+    result. It is float32 whatever the dtype of the model: logits of 20 in bfloat16 have steps of 0.125. `answers` are
+    the ids of yes and no; `softcap` is the model's `final_logit_softcapping`.
+    """
+    wanted = list(answers)
+
+    def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        ends = [start + length - 1 for start, length in zip(batch.layout.starts, batch.layout.lengths, strict=True)]
+        rows = hidden[_index(ends, hidden)]
+        if type(head) is nn.Linear and head.weight.device == rows.device:
+            bias = None if head.bias is None else head.bias[wanted].float()
+            logits = F.linear(rows.float(), head.weight[wanted].float(), bias)  # (R, 2)
+        else:  # quantised, or on another device, which its hooks know
+            logits = torch.cat([head(part)[:, wanted] for part in rows.split(_HEAD_ROWS)]).float()
+        if softcap:
+            logits = torch.tanh(logits / softcap) * softcap
+        return logits[:, :1] - logits[:, 1:]
 
     return read
 

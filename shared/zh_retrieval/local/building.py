@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from zh_retrieval.checkpoint.load import Placement, load_checkpoint
+from zh_retrieval.checkpoint.load import Checkpoint, Placement, load_checkpoint
 from zh_retrieval.engine.compile import Compiled
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.hardware import cpu_computes_bfloat16, default_batch_tokens
 from zh_retrieval.engine.torch_engine import Engine
-from zh_retrieval.errors import ConfigError
 from zh_retrieval.layers import readout
 from zh_retrieval.layers.bert_cpu import fuse_gelu, join_projections, narrow_between, widen_residuals
 from zh_retrieval.layers.onednn import prepack, quantize_int8
 from zh_retrieval.local.source import Source
 from zh_retrieval.models.base import Parts
 from zh_retrieval.options import LoadOptions
+from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 
@@ -34,24 +34,19 @@ def build(
     own = options.path is not None
     checkpoint = load_checkpoint(source.weights, spec, placement, trusted_sizes=own, adapter=source.adapter)
     limit = min(checkpoint.parts.length_limit, spec.length_limit)
-    return _engine(spec, checkpoint.parts, options, device, dtype, limit), checkpoint.tokenizer, limit
+    check_dimensions(spec, options.dimensions, checkpoint.parts.width)
+    return _engine(spec, checkpoint, options, device, dtype, limit), checkpoint.tokenizer, limit
 
 
 def _engine(
-    spec: ModelSpec, parts: Parts, options: LoadOptions, device: torch.device, dtype: torch.dtype, limit: int
+    spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device, dtype: torch.dtype, limit: int
 ) -> Engine:
+    parts = checkpoint.parts
     if options.device_map is None:
         _place(spec, parts, options, device)
     else:
         device = input_device(parts.body, device)
-    if spec.scoring == "classification" and parts.head is not None:
-        read, width = readout.classified(parts.head), 1
-    elif spec.scoring == "query-likelihood" and parts.head is not None:
-        read, width = readout.query_likelihood(parts.head, parts.softcap), 1
-    elif spec.pooling is not None:
-        read, width = readout.pooled(spec.pooling), parts.width
-    else:
-        raise ConfigError(f"The entry of {spec.name} says neither pooling nor scoring.")
+    read, width = _readout(spec, checkpoint, options.dimensions)
     alone = device.type == "cuda" and parts.packed and options.device_map is None
     return Engine(
         Compiled(parts.body) if options.compile else parts.body,
@@ -70,6 +65,19 @@ def input_device(body: nn.Module, device: torch.device) -> torch.device:
     """Return where a body that `device_map` placed reads token ids; `device` if its embeddings wait on the host."""
     found: torch.device = body.get_input_embeddings().weight.device  # type: ignore[operator]
     return device if found.type == "meta" else found
+
+
+def _readout(spec: ModelSpec, checkpoint: Checkpoint, dimensions: int | None) -> tuple[readout.Readout, int]:
+    """Return what is read from the last hidden states, and the length of its rows."""
+    parts = checkpoint.parts
+    if spec.pooling is not None:
+        return readout.pooled(spec.pooling, dimensions), dimensions or parts.width
+    assert parts.head is not None  # the family of the recipe's scoring has one
+    if spec.scoring == "classification":
+        return readout.classified(parts.head), 1
+    if spec.scoring == "yes-no":
+        return readout.answer_margin(parts.head, checkpoint.tokenizer.answers, parts.softcap), 1
+    return readout.query_likelihood(parts.head, parts.softcap), 1
 
 
 def _place(spec: ModelSpec, parts: Parts, options: LoadOptions, device: torch.device) -> None:

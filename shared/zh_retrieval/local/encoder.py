@@ -10,12 +10,12 @@ import numpy as np
 from zh_retrieval.base import Encoder
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.local.late_chunking import ChunkWork
-from zh_retrieval.local.session import Session, Truncation, Work, distinct
+from zh_retrieval.local.session import Session, Truncation, Work, check_instruction, distinct
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.late_chunks import Span
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 from zh_retrieval.tokenization.unknown import UnknownTexts
-from zh_retrieval.validation import check_text, check_texts
+from zh_retrieval.validation import check_texts
 
 
 class LocalEncoder(Session, Encoder):
@@ -66,10 +66,7 @@ class LocalEncoder(Session, Encoder):
         return ChunkWork(document, spans, tokenizer, template, self.max_length, self.dimension)
 
     def _queries(self, texts: Sequence[str], instruction: str | None) -> _Encoding:
-        if instruction is not None and not isinstance(instruction, str):
-            raise ConfigError(f"instruction is {type(instruction).__name__}, expected str or None.")
-        check_text(instruction or "", "instruction")
-        self.spec.format_query("", instruction)  # refuses an instruction that the model cannot take
+        check_instruction(self.spec, instruction)
         return self._work(texts, lambda text: self.spec.format_query(text, instruction))
 
     def _documents(self, texts: Sequence[str]) -> _Encoding:

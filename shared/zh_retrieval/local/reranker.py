@@ -8,11 +8,12 @@ import numpy as np
 
 from zh_retrieval.base import Pair, Reranker
 from zh_retrieval.errors import InputError
-from zh_retrieval.local.session import Session, Work, distinct
+from zh_retrieval.local.session import Session, Work, check_instruction, distinct
 from zh_retrieval.options import Overflow
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.cuts import PairCuts
+from zh_retrieval.tokenization.judgement import judged_texts, judgement_pair
 from zh_retrieval.tokenization.pairs import Context, PairSequences, context, cross_encoder_pair, query_likelihood_pair
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 from zh_retrieval.tokenization.unknown import UnknownTexts
@@ -22,20 +23,25 @@ from zh_retrieval.validation import check_text
 class LocalReranker(Session, Reranker):
     """A reranking model in this process."""
 
-    def score(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
-        work = self._work(pairs)
+    def score(
+        self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        work = self._work(pairs, instruction)
         self._run(work, self._priority(work), show_progress)
         return work.scores()
 
-    async def ascore(self, pairs: Sequence[Pair], *, show_progress: bool = False) -> np.ndarray:
-        work = await self._aprepare(pairs, self._work)
+    async def ascore(
+        self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        work = await self._aprepare(pairs, self._work, instruction)
         await self._arun(work, self._priority(work), show_progress)
         return work.scores()
 
-    def _work(self, pairs: Sequence[Pair]) -> _Scoring:
+    def _work(self, pairs: Sequence[Pair], instruction: str | None = None) -> _Scoring:
+        check_instruction(self.spec, instruction)
         pairs = tuple(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)) else pairs
         _check_pairs(pairs)
-        return _Scoring(pairs, self.spec, self._model.tokenizer, self.max_length, self._overflow)
+        return _Scoring(pairs, self.spec, instruction, self._model.tokenizer, self.max_length, self._overflow)
 
 
 def _firsts(places: list[int], low: int) -> list[int]:
@@ -58,11 +64,18 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
 
 class _Scoring(Work):
     def __init__(
-        self, pairs: Sequence[Pair], spec: ModelSpec, tokenizer: TextTokenizer, max_length: int, overflow: Overflow
+        self,
+        pairs: Sequence[Pair],
+        spec: ModelSpec,
+        instruction: str | None,
+        tokenizer: TextTokenizer,
+        max_length: int,
+        overflow: Overflow,
     ) -> None:
         self.count = len(pairs)
         self._pairs = pairs
         self._spec = spec
+        self._instruction = instruction
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._windows = overflow == "window"
@@ -73,9 +86,12 @@ class _Scoring(Work):
 
     def prepare(self, low: int, high: int) -> list[Tokens]:
         pairs, places = distinct([(query, document) for query, document in self._pairs[low:high]])
-        queries = self._unique_ids([self._spec.format_query(query) for query, _ in pairs])
-        build = self._cross_encoder if self._spec.scoring == "classification" else self._likelihood
-        sequences = build(pairs, queries, _firsts(places, low))
+        build = {
+            "classification": self._cross_encoder,
+            "query-likelihood": self._likelihood,
+            "yes-no": self._judgement,
+        }[str(self._spec.scoring)]
+        sequences = build(pairs, _firsts(places, low))
         for index, place in enumerate(places, low):
             self._cuts.note(index, sequences[place])
         self._unknown.add(sequences[place].unknown for place in places)
@@ -87,18 +103,28 @@ class _Scoring(Work):
         ids = self._tokenizer.ids(unique)
         return [ids[place] for place in places]
 
-    def _cross_encoder(self, pairs: Sequence[Pair], queries: list[list[int]], _: list[int]) -> list[PairSequences]:
+    def _query_ids(self, pairs: Sequence[Pair]) -> list[list[int]]:
+        return self._unique_ids([self._spec.format_query(query, self._instruction) for query, _ in pairs])
+
+    def _cross_encoder(self, pairs: Sequence[Pair], _: list[int]) -> list[PairSequences]:
         documents = self._unique_ids([self._spec.format_document(document) for _, document in pairs])
         return [
             cross_encoder_pair(query, document, self._tokenizer, self._max_length, self._windows)
-            for query, document in zip(queries, documents, strict=True)
+            for query, document in zip(self._query_ids(pairs), documents, strict=True)
         ]
 
-    def _likelihood(self, pairs: Sequence[Pair], queries: list[list[int]], indices: list[int]) -> list[PairSequences]:
+    def _judgement(self, pairs: Sequence[Pair], indices: list[int]) -> list[PairSequences]:
+        prompts = judged_texts(pairs, self._spec, self._instruction, self._tokenizer)
+        return [
+            judgement_pair(prompt, self._tokenizer, index, self._max_length, self._windows)
+            for prompt, index in zip(prompts, indices, strict=True)
+        ]
+
+    def _likelihood(self, pairs: Sequence[Pair], indices: list[int]) -> list[PairSequences]:
         start = self._spec.document_template.index("{text}")
         contexts: dict[str, Context] = {}
         sequences = []
-        for (_, document), query, index in zip(pairs, queries, indices, strict=True):
+        for (_, document), query, index in zip(pairs, self._query_ids(pairs), indices, strict=True):
             if document not in contexts:
                 text = self._spec.format_document(document)
                 contexts[document] = context(text, start, start + len(document), self._tokenizer)

@@ -18,10 +18,11 @@ import torch
 
 from zh_retrieval.base import Model
 from zh_retrieval.engine.scheduler import Priority
-from zh_retrieval.errors import ClosedError, InputError
+from zh_retrieval.errors import ClosedError, ConfigError, InputError
 from zh_retrieval.options import Overflow
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.sequence import Tokens
+from zh_retrieval.validation import check_text
 
 if TYPE_CHECKING:
     from zh_retrieval.local.sharing import LoadedModel
@@ -174,6 +175,14 @@ def distinct(items: Sequence[ItemT]) -> tuple[list[ItemT], list[int]]:
     places: dict[ItemT, int] = {}
     found = [places.setdefault(item, len(places)) for item in items]
     return list(places), found
+
+
+def check_instruction(spec: ModelSpec, instruction: str | None) -> None:
+    """Raise ConfigError if it is no text or the model takes none, InputError if it is no valid text."""
+    if instruction is not None and not isinstance(instruction, str):
+        raise ConfigError(f"instruction is {type(instruction).__name__}, expected str or None.")
+    check_text(instruction or "", "instruction")
+    spec.format_query("", instruction)  # refuses an instruction that the model cannot take
 
 
 class Truncation:

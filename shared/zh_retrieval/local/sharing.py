@@ -69,9 +69,9 @@ class LoadedModel:
 def share(spec: ModelSpec, options: LoadOptions, source: Source, device: torch.device) -> LoadedModel:
     dtype = torch.float32 if options.quantization == "int8" else resolve_dtype(options.dtype, device)
     key = (
-        spec.name, str(source.folder), options.revision, str(device), dtype, options.quantization,
+        spec, str(source.folder), options.revision, str(device), dtype, options.quantization,
         options.max_batch_tokens, repr(options.device_map), repr(options.quantization_config),
-        options.compile,
+        options.compile, options.dimensions,
     )  # fmt: skip
     if options.private:
         return _load_apart(spec, options, source, device, dtype)

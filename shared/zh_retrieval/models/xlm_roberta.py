@@ -1,4 +1,4 @@
-"""XLM-R cross-encoders with one label. Position ids start after the padding id."""
+"""XLM-R as an embedder's body, or as a cross-encoder with one label. Position ids start after the padding id."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from zh_retrieval.models.base import Parts, Plan
 
 
 def xlm_roberta(config: dict[str, Any]) -> Plan:
+    """Return the plan of an XLM-R embedder, without the pooler."""
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    parsed = XLMRobertaConfig.from_dict(config)
+
+    def parts(model: Any) -> Parts:
+        return _parts(model, None, parsed)
+
+    return Plan(XLMRobertaModel, parsed, parts, arguments={"add_pooling_layer": False})
+
+
+def cross_encoder(config: dict[str, Any]) -> Plan:
     """Return the plan of an XLM-R cross-encoder.
 
     Raises:
@@ -19,10 +31,13 @@ def xlm_roberta(config: dict[str, Any]) -> Plan:
     parsed = XLMRobertaConfig.from_dict(config)
     if parsed.num_labels != 1:
         raise CheckpointError(f"config.json describes {parsed.num_labels} labels, expected the 1 of a reranker.")
-    offset = int(config.get("pad_token_id", 1)) + 1
 
     def parts(model: Any) -> Parts:
-        limit = parsed.max_position_embeddings - offset
-        return Parts(model.roberta, model.classifier, parsed.hidden_size, limit, offset)
+        return _parts(model.roberta, model.classifier, parsed)
 
     return Plan(XLMRobertaForSequenceClassification, parsed, parts)
+
+
+def _parts(body: Any, head: Any, parsed: Any) -> Parts:
+    offset = (1 if parsed.pad_token_id is None else int(parsed.pad_token_id)) + 1
+    return Parts(body, head, parsed.hidden_size, parsed.max_position_embeddings - offset, offset)

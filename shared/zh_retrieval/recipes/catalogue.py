@@ -1,15 +1,23 @@
-"""The models: one frozen entry each. The only place that knows names, prompts, lengths and hub ids.
+"""The models: one frozen entry each. This folder is the only place that knows names, prompts, lengths and hub ids.
 
-A model of a known architecture is one more entry here. Code never branches on a name; it reads the entry.
+The six that the package is for and the built-in one stand here, their relatives in `encoders` and `decoders`. A model
+of a known architecture is one more entry. Code never branches on a name; it reads the entry.
 """
 
 from __future__ import annotations
 
+from zh_retrieval.recipes.decoders import DECODERS, QUERY_LIKELIHOOD_RANGE, WEB_SEARCH
+from zh_retrieval.recipes.encoders import BGE_INSTRUCTION, BGE_RANGE, ENCODERS
 from zh_retrieval.recipes.spec import ModelSpec, Source
 
-_BGE_INSTRUCTION = "为这个句子生成表示以用于检索相关文章："
+DEFAULT_ENCODER = "e5-small-zh"
+"""What commands use where no embedding model is named: it needs no network."""
+DEFAULT_BENCH = "bge-base-zh-v1.5"
+DEFAULT_CROSS_ENCODER = "bge-reranker-large"
+DEFAULT_LIKELIHOOD = "rankinggpt-qwen-7b"
+"""The defaults of the reranker classes that are named after a family."""
 
-MODELS: tuple[ModelSpec, ...] = (
+SIX: tuple[ModelSpec, ...] = (
     # BAAI model card "bge-base-zh-v1.5": CLS row, L2, the instruction on queries only.
     ModelSpec(
         name="bge-base-zh-v1.5",
@@ -29,8 +37,8 @@ MODELS: tuple[ModelSpec, ...] = (
         dimension=768,
         pooling="cls",
         query_template="{instruction}{text}",
-        instruction=_BGE_INSTRUCTION,
-        score_range="cosine; unrelated texts often reach 0.6-0.8 (BGE FAQ): compare within one query",
+        instruction=BGE_INSTRUCTION,
+        score_range=BGE_RANGE,
         shape={
             "vocab_size": 21128,
             "hidden_size": 768,
@@ -59,8 +67,8 @@ MODELS: tuple[ModelSpec, ...] = (
         dimension=1024,
         pooling="cls",
         query_template="{instruction}{text}",
-        instruction=_BGE_INSTRUCTION,
-        score_range="cosine; unrelated texts often reach 0.6-0.8 (BGE FAQ): compare within one query",
+        instruction=BGE_INSTRUCTION,
+        score_range=BGE_RANGE,
         shape={
             "vocab_size": 21128,
             "hidden_size": 1024,
@@ -90,6 +98,9 @@ MODELS: tuple[ModelSpec, ...] = (
         pooling="mean",
         score_range="cosine in [-1, 1]",
         shape={
+            "model_type": "bert",
+            "position_embedding_type": "alibi",
+            "feed_forward_type": "geglu",
             "vocab_size": 61056,
             "hidden_size": 768,
             "num_hidden_layers": 12,
@@ -117,7 +128,7 @@ MODELS: tuple[ModelSpec, ...] = (
         dimension=4096,
         pooling="last",
         query_template="Instruct: {instruction}\nQuery: {text}",
-        instruction="Given a web search query, retrieve relevant passages that answer the query",
+        instruction=WEB_SEARCH,
         score_range="cosine in [-1, 1]",
         shape={
             "vocab_size": 32000,
@@ -135,7 +146,7 @@ MODELS: tuple[ModelSpec, ...] = (
         name="rankinggpt-qwen-7b",
         aliases=("rankinggpt",),
         task="reranking",
-        architecture="qwen",
+        architecture="causal-lm",
         sources=(
             Source("modelscope", "iic/RankingGPT-qwen-7b"),
             Source("modelscope", "damo/RankingGPT-qwen-7b"),
@@ -150,8 +161,9 @@ MODELS: tuple[ModelSpec, ...] = (
         query_template="{text}",
         document_template="Document: {text} Query:",
         scoring="query-likelihood",
-        score_range="mean log-likelihood (natural log, at most 0): nearer 0 is better; compare within one query",
+        score_range=QUERY_LIKELIHOOD_RANGE,
         shape={
+            "model_type": "qwen2",  # Qwen-1's sizes in the terms of the class that computes it
             "vocab_size": 151936,
             "hidden_size": 4096,
             "num_hidden_layers": 32,
@@ -192,8 +204,12 @@ MODELS: tuple[ModelSpec, ...] = (
             "pad_token_id": 1,
             "bos_token_id": 0,
             "eos_token_id": 2,
+            "num_labels": 1,
         },
     ),
+)
+
+BUILTIN: tuple[ModelSpec, ...] = (
     # intfloat/multilingual-e5-small, 4-bit blocks, vocabulary cut to Chinese and common Latin text.
     ModelSpec(
         name="e5-small-zh",
@@ -222,3 +238,6 @@ MODELS: tuple[ModelSpec, ...] = (
         },
     ),
 )
+
+MODELS: tuple[ModelSpec, ...] = (*SIX, *BUILTIN, *ENCODERS, *DECODERS)
+"""The six first, then the built-in one, then families and successors."""

@@ -33,9 +33,20 @@ _FRANCE, _CHINA = "What is the capital of France?", "What is the population of C
 _PARIS = "Paris is the capital of France."
 _BILLION = "The population of China is over 1.4 billion people."
 
+_BERT_ENDS = Published(prefix=(101,), suffix=(102,))
+_XLM_R_ENDS = Published(prefix=(0,), suffix=(2,))
+_QWEN3 = {"你好，世界！": (108386, 3837, 99489, 6313)}  # Qwen's vocabulary has not changed since Qwen-7B
+
 PUBLISHED: Mapping[str, Published] = {
-    "bge-base-zh-v1.5": Published(prefix=(101,), suffix=(102,)),
-    "bge-large-zh-v1.5": Published(prefix=(101,), suffix=(102,)),
+    "bge-base-zh-v1.5": _BERT_ENDS,
+    "bge-large-zh-v1.5": _BERT_ENDS,
+    "bge-small-zh-v1.5": _BERT_ENDS,
+    "bge-m3": _XLM_R_ENDS,
+    "bge-reranker-base": _XLM_R_ENDS,
+    "bge-reranker-v2-m3": _XLM_R_ENDS,
+    **{f"multilingual-e5-{size}": _XLM_R_ENDS for size in ("small", "base", "large", "large-instruct")},
+    **{f"qwen3-embedding-{size}": Published(suffix=(151643,)) for size in ("0.6b", "4b", "8b")},
+    **{f"qwen3-reranker-{size}": Published(ids=_QWEN3) for size in ("0.6b", "4b", "8b")},
     # ids of the published tokenizer; the vector is another engine's reference value for the published weights
     "jina-embeddings-v2-base-zh": Published(
         prefix=(0,),

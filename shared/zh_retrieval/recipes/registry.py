@@ -1,31 +1,94 @@
-"""A name to its recipe."""
+"""A name to its recipe, and recipes of one's own.
+
+`MODELS` is what the package brings and never changes; `all_specs` adds what this process registered.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import os
+import threading
+from collections.abc import Iterable, Mapping
 
-from zh_retrieval.errors import UnknownModelError, WrongTaskError
+from zh_retrieval.errors import ConfigError, UnknownModelError, WrongTaskError
 from zh_retrieval.recipes.catalogue import MODELS
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
+OWN_MODELS = "ZH_RETRIEVAL_MODELS"
+"""Environment variable: modules, with commas, that register models of one's own. Imported at the first look-up of a
+process, so that command line and worker processes know these names too."""
 
-def get_spec(name: str) -> ModelSpec:
+_LOCK = threading.RLock()  # a module that is imported while it is held registers its models
+_imported = False
+
+
+def _by_name(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
+    """Return the entries by every name in lower case; a hub id that two have in common means the first of them."""
+    specs = tuple(specs)
+    found = {name.lower(): spec for spec in specs for name in (spec.name, *spec.aliases)}
+    for spec in specs:
+        for source in spec.sources:
+            found.setdefault(source.id.lower(), spec)
+    return found
+
+
+_registered: tuple[ModelSpec, ...] = ()
+_known: Mapping[str, ModelSpec] = _by_name(MODELS)  # replaced whole, so that readers need no lock
+
+
+def register_model(spec: ModelSpec) -> None:
+    """Make the name and the aliases of a recipe known to this process: to `get_spec`, `load_*`, adapters and commands.
+
+    Hub ids may be those of another entry, for a second recipe of the same weights; they go on meaning that entry. Any
+    thread may call this. Worker processes do not inherit it: see `OWN_MODELS`.
+
+    Raises:
+        ConfigError: `spec` is no ModelSpec, or a name of it is taken by a name, an alias or a hub id.
+    """
+    global _registered, _known  # noqa: PLW0603
+    if not isinstance(spec, ModelSpec):
+        raise ConfigError(f"register_model takes a ModelSpec, got {type(spec).__name__}.")
+    _import_own_models()
+    with _LOCK:
+        names = [name.lower() for name in (spec.name, *spec.aliases)]
+        for name in names:
+            if name in _known or names.count(name) > 1:
+                owner = _known[name].name if name in _known else spec.name
+                raise ConfigError(
+                    f"The name {name!r} is taken by the model {owner}. Register {spec.name!r} once, under names that "
+                    "no model has."
+                )
+        _registered = (*_registered, spec)
+        _known = _by_name((*MODELS, *_registered))
+
+
+def all_specs() -> tuple[ModelSpec, ...]:
+    """Return `MODELS` followed by what this process registered, in the order of registration."""
+    _import_own_models()
+    return (*MODELS, *_registered)
+
+
+def get_spec(name: str | ModelSpec) -> ModelSpec:
     """Return the entry whose name, alias, ModelScope id or Hugging Face id equals `name`, ignoring case.
+
+    A ModelSpec is returned as it is, so that whoever takes a name takes a recipe too.
 
     Raises:
         UnknownModelError: No entry matches; the message holds the closest names.
     """
     if isinstance(name, ModelSpec):
         return name
-    known: dict[str, ModelSpec] = {}
-    for spec in MODELS:
-        for key in (spec.name, *spec.aliases, *(source.id for source in spec.sources)):
-            known.setdefault(key.lower(), spec)
+    _import_own_models()
+    known = _known
     if isinstance(name, str) and name.strip().lower() in known:
         return known[name.strip().lower()]
     close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
-    hint = f"Did you mean {known[close[0]].name}?" if close else f"Known: {', '.join(s.name for s in MODELS)}."
-    raise UnknownModelError(f"Unknown model {name!r}. {hint} For a folder of your own pass its recipe and path=.")
+    hint = f"Did you mean {known[close[0]].name}?" if close else f"Known: {', '.join(s.name for s in all_specs())}."
+    raise UnknownModelError(
+        f"Unknown model {name!r}. {hint} For a folder of your own pass its recipe and path=. A model of your own is "
+        f"known where zh_retrieval.register_model was called: in every process, or name its module in {OWN_MODELS}."
+    )
 
 
 def check_task(spec: ModelSpec, task: Task) -> None:
@@ -33,3 +96,21 @@ def check_task(spec: ModelSpec, task: Task) -> None:
     if spec.task != task:
         use = "load_encoder or an embedding class" if spec.task == "embedding" else "load_reranker or a reranker class"
         raise WrongTaskError(f"{spec.name} does {spec.task}, not {task}. Use {use}.")
+
+
+def _import_own_models() -> None:
+    global _imported  # noqa: PLW0603
+    if _imported:
+        return
+    with _LOCK:
+        if _imported:
+            return
+        _imported = True  # first: the modules look names up themselves
+        for module in filter(None, (part.strip() for part in os.environ.get(OWN_MODELS, "").split(","))):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                _imported = False
+                raise ConfigError(
+                    f"{OWN_MODELS} names {module!r}, which cannot be imported: {error}. Put its folder on PYTHONPATH."
+                ) from error

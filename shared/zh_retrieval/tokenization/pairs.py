@@ -44,9 +44,9 @@ def cross_encoder_pair(
     kept = query if length <= max_length else query[: max(0, min(max_length * 3 // 4, max_length - special - 1))]
     room = max_length - special - len(kept)
     head = [*tokenizer.prefix, *kept, *tokenizer.separator]
-    tokens = tuple(Tokens([*head, *part, *tokenizer.suffix]) for part in _parts(document, room, windows))
+    tokens = tuple(Tokens([*head, *part, *tokenizer.suffix]) for part in cut_document(document, room, windows))
     unknown = tokenizer.mostly_unknown(query) or tokenizer.mostly_unknown(document)
-    return PairSequences(tokens, length, len(query) - len(kept), _beyond(document, room, windows), unknown)
+    return PairSequences(tokens, length, len(query) - len(kept), tokens_beyond(document, room, windows), unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,11 @@ class Context:
 
 def context(text: str, document_start: int, document_end: int, tokenizer: TextTokenizer) -> Context:
     """Return the tokens of a prompt, parted where the document's characters begin and end."""
-    ids, offsets = tokenizer.ids_with_offsets(text)
+    return part_tokens(*tokenizer.ids_with_offsets(text), document_start, document_end)
+
+
+def part_tokens(ids: list[int], offsets: list[tuple[int, int]], document_start: int, document_end: int) -> Context:
+    """Return the tokens of a prompt in three parts, by the half-open range of characters of each token."""
     low = bisect_right(offsets, document_start, key=itemgetter(1))
     high = bisect_right(offsets, document_end, lo=low, key=itemgetter(1))
     return Context(ids[:low], ids[low:high], ids[high:])
@@ -91,18 +95,20 @@ def query_likelihood_pair(
         )
     tokens = tuple(
         Tokens([*prompt.head, *part, *prompt.tail, *query[:-1]], targets=tuple(query))
-        for part in _parts(prompt.document, room, windows)
+        for part in cut_document(prompt.document, room, windows)
     )
     unknown = tokenizer.mostly_unknown(query) or tokenizer.mostly_unknown(prompt.document)
-    return PairSequences(tokens, fixed + len(prompt.document), 0, _beyond(prompt.document, room, windows), unknown)
+    return PairSequences(
+        tokens, fixed + len(prompt.document), 0, tokens_beyond(prompt.document, room, windows), unknown
+    )
 
 
-def _beyond(document: list[int], room: int, windows: bool) -> int:
+def tokens_beyond(document: list[int], room: int, windows: bool) -> int:
     """Return how many document tokens do not fit; with windows each is in one of them."""
     return 0 if windows else max(0, len(document) - max(0, room))
 
 
-def _parts(document: list[int], room: int, windows: bool) -> Iterator[list[int]]:
+def cut_document(document: list[int], room: int, windows: bool) -> Iterator[list[int]]:
     """Yield the cut document, or windows of `room` tokens that overlap by a quarter; the last one is full."""
     if len(document) <= room or not windows:
         yield document[: max(0, room)]

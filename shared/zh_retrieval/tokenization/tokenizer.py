@@ -32,6 +32,7 @@ class TextTokenizer:
         suffix: Ids put after a text.
         separator: Ids between query and document of a pair.
         unknown: The id of every character or word that the vocabulary lacks; None if it can write all of them.
+        answers: Ids of the words that a language model may answer, the one for a match first.
     """
 
     tokenizer: Tokenizer
@@ -39,6 +40,7 @@ class TextTokenizer:
     suffix: tuple[int, ...]
     separator: tuple[int, ...]
     unknown: int | None = None
+    answers: tuple[int, ...] = ()
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bare token ids of each text."""
@@ -50,6 +52,13 @@ class TextTokenizer:
         """Return bare token ids and the half-open character range of each."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def many_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Return `ids_with_offsets` of each text."""
+        if len(texts) == 1:
+            return [self.ids_with_offsets(texts[0])]
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
     def frame(self, ids: Sequence[int], max_length: int) -> list[int]:
         """Return prefix + ids + suffix, `ids` cut so that the whole is at most `max_length` tokens."""
@@ -75,19 +84,20 @@ def build(tokenizer: Tokenizer, spec: ModelSpec, folder: object) -> TextTokenize
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    prefix, suffix, separator = (
+    prefix, suffix, separator, answers = (
         tuple(_special_id(tokenizer, name, spec, folder) for name in names)
-        for names in (spec.prefix, spec.suffix, spec.separator)
+        for names in (spec.prefix, spec.suffix, spec.separator, spec.answers)
     )
     _check_probe(tokenizer, folder)
-    return TextTokenizer(tokenizer, prefix, suffix, separator, next(iter(_unknown_ids(tokenizer)), None))
+    unknown = next(iter(_unknown_ids(tokenizer)), None)
+    return TextTokenizer(tokenizer, prefix, suffix, separator, unknown, answers)
 
 
 def _special_id(tokenizer: Tokenizer, name: str, spec: ModelSpec, folder: object) -> int:
     found = tokenizer.token_to_id(name)
     if found is None:
         raise CheckpointError(
-            f"The tokenizer in {folder} lacks {name!r}, which {spec.name} puts around a text. "
+            f"The tokenizer in {folder} lacks {name!r}, which the recipe of {spec.name} needs. "
             "Check that the folder holds the tokenizer of this model."
         )
     return found

@@ -15,6 +15,7 @@ from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.cli.table import render
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.options import LoadOptions
+from zh_retrieval.recipes.catalogue import DEFAULT_BENCH
 
 if TYPE_CHECKING:
     from zh_retrieval.bench.host import Host
@@ -28,7 +29,7 @@ HELP = "measure a model on this machine: throughput, latency, concurrency, again
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--model", "-m", default="bge-base-zh", help="default: bge-base-zh")
+    parser.add_argument("--model", "-m", default=DEFAULT_BENCH, help="default: %(default)s")
     parser.add_argument("--random", action="store_true", help="random weights of the real size: nothing is downloaded")
     parser.add_argument(
         "--peers", default="all", help="all, none, or names with commas: sentence-transformers,FlagEmbedding"
@@ -72,7 +73,7 @@ def _weights(arguments: argparse.Namespace, spec: ModelSpec) -> Iterator[Path]:
 
         options = load_options(arguments)
         load: Any = zh_retrieval.load_encoder if spec.task == "embedding" else zh_retrieval.load_reranker
-        with load(spec.name, **options) as model:
+        with load(spec, **options) as model:
             folder = model.folder
         yield folder
         return
@@ -93,13 +94,13 @@ def _sides(arguments: argparse.Namespace, spec: ModelSpec, folder: Path) -> list
     wanted = {"all": known, "none": []}.get(arguments.peers, arguments.peers.split(","))
     if absent := sorted(set(wanted) - set(known)):
         raise ConfigError(f"--peers {', '.join(absent)}: not installed, or cannot load {spec.name}. Found: {known}.")
-    sides = [SideSpec(name, name, spec.name, folder, device) for name in wanted]
-    large = spec.parameters > 10**9
+    sides = [SideSpec(name, name, spec, folder, device) for name in wanted]
+    large = (spec.parameters or 0) > 10**9
     default = "auto" if large else ("float32,auto,int8" if device == "cpu" else "float32,auto")
     base = {"max_batch_tokens": arguments.max_batch_tokens, "max_length": arguments.max_length}
     for name in (arguments.variants or default).split(","):
         options = base | ({"quantization": "int8"} if name == "int8" else {"dtype": name})
-        sides.append(SideSpec(f"zh-retrieval {name}", "zh-retrieval", spec.name, folder, device, options))
+        sides.append(SideSpec(f"zh-retrieval {name}", "zh-retrieval", spec, folder, device, options))
     return sides
 
 

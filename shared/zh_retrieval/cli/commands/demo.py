@@ -14,6 +14,7 @@ from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.cli.searching import FRAMEWORKS, Hits, Passage, Stages, build
 from zh_retrieval.cli.table import render
 from zh_retrieval.errors import ConfigError, InputError, MissingExtraError
+from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER, DEFAULT_LIKELIHOOD
 
 HELP = "build an index and answer questions through LangChain and LlamaIndex, offline"
 _DEPTH = 10  # passages looked at for each question: MRR@10
@@ -43,8 +44,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--input", help="a .txt, .md or .jsonl file, or a folder of them; default: the demo corpus")
     parser.add_argument("--query", action="append", help="ask this (repeatable); default: the demo questions")
-    parser.add_argument("--model", "-m", default="e5-small-zh", help="default: the built-in model")
-    parser.add_argument("--reranker", help="second stage: bge-reranker-large or rankinggpt-qwen-7b")
+    parser.add_argument("--model", "-m", default=DEFAULT_ENCODER, help="default: the built-in model")
+    parser.add_argument("--reranker", help=f"second stage: {DEFAULT_CROSS_ENCODER}, {DEFAULT_LIKELIHOOD}, ...")
     parser.add_argument("--reranker-path", help="folder of the reranker's weights")
     parser.add_argument("--framework", choices=("both", *FRAMEWORKS), default="both")
     parser.add_argument("--top-k", type=int, default=3, help="passages shown for each question")

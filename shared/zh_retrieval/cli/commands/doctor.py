@@ -16,7 +16,7 @@ from zh_retrieval.cli.table import render
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.hub.cache import huggingface_root, locate, modelscope_root
 from zh_retrieval.options import LoadOptions, offline, offline_switch
-from zh_retrieval.recipes.catalogue import MODELS
+from zh_retrieval.recipes.registry import all_specs
 
 HELP = "show versions, devices, caches, hubs and the state of each model, with advice; or test one model"
 _PACKAGES = (
@@ -74,7 +74,7 @@ def examine(cache_dir: str | Path | None, *, verify: bool = False) -> dict[str, 
         "offline": offline(),
         "hubs": {hub: None if offline() else reachable(hub) for hub in hubs},
         "proxies": [f"{hub}: {problem}" for hub in hubs if not offline() and (problem := unusable_proxy(hub))],
-        "models": [_model(spec, cache_dir, verify) for spec in MODELS],
+        "models": [_model(spec, cache_dir, verify) for spec in all_specs()],
     }
     report["advice"] = _advice(report)
     return report

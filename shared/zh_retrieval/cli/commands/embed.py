@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zh_retrieval.cli.files.records import Reader, Record, text_parser
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.recipes.catalogue import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         help=".jsonl: one object a line; .txt: one text a line; .md: passages of about 400 characters; - for stdin",
     )  # fmt: skip
     parser.add_argument("--output", "-o", required=True, help=".jsonl, .npy or .parquet; - for JSONL on stdout")
-    parser.add_argument("--model", "-m", default="e5-small-zh", help="default: the built-in model")
+    parser.add_argument("--model", "-m", default=DEFAULT_ENCODER, help="default: the built-in model")
     parser.add_argument("--as", dest="role", choices=("document", "query"), default="document")
     parser.add_argument("--instruction", help="replaces the model's query instruction")
     parser.add_argument("--text-field", default="text")

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from zh_retrieval.cli.table import render
-from zh_retrieval.recipes.catalogue import MODELS
+from zh_retrieval.recipes.registry import all_specs
 from zh_retrieval.recipes.spec import ModelSpec
 
 HELP = "list the models"
@@ -20,18 +20,13 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    entries = [describe(spec) for spec in MODELS]
+    entries = [describe(spec) for spec in all_specs()]
     if arguments.json:
         print(json.dumps(entries, ensure_ascii=False, indent=1))
         return 0
     header = ("name", "task", "dim", "max tokens", "size", "licence", "hub id")
-    rows = [
-        (
-            entry["name"], entry["task"], str(entry["dimension"] or "-"), str(entry["max_tokens"]), entry["size"],
-            entry["licence"], entry["hub_id"],
-        )
-        for entry in entries
-    ]  # fmt: skip
+    columns = ("name", "task", "dimension", "max_tokens", "size", "licence", "hub_id")
+    rows = [[str(entry[column] or "-") for column in columns] for entry in entries]
     print(render(header, rows, (30, 10, 5, 10, 8, 42, 42)))
     print("\nsize: weights at 2 bytes each; the built-in model ships in the package (4-bit blocks, 22 MB).")
     return 0
@@ -44,7 +39,13 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
         "task": spec.task,
         "dimension": spec.dimension,
         "max_tokens": spec.max_length,
-        "size": f"{spec.parameters * 2 / 1e9:.2f} GB",
-        "licence": spec.license,
-        "hub_id": "built in" if spec.sources[0].hub == "builtin" else spec.sources[0].id,
+        "size": f"{spec.parameters * 2 / 1e9:.2f} GB" if spec.parameters else None,
+        "licence": spec.license or None,
+        "hub_id": _place(spec),
     }
+
+
+def _place(spec: ModelSpec) -> str:
+    if not spec.sources:
+        return "path= only"
+    return "built in" if spec.sources[0].hub == "builtin" else spec.sources[0].id

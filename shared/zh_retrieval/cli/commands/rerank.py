@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zh_retrieval.cli.files.records import Reader, Record, check_utf8, json_text, text_parser
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError, InputError
+from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER
 from zh_retrieval.validation import check_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", help='JSONL of {"id", "text"}')
     parser.add_argument("--corpus", help='JSONL of {"id", "text", "title"}')
     parser.add_argument("--output", "-o", required=True, help="file, or - for stdout")
-    parser.add_argument("--model", "-m", default="bge-reranker-large")
+    parser.add_argument("--model", "-m", default=DEFAULT_CROSS_ENCODER, help="default: %(default)s")
     parser.add_argument("--top-n", type=int, help="documents to keep for each query; default all")
     parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="lines that are no record")
     parser.add_argument("--restart", action="store_true", help="drop an interrupted run instead of resuming it")
