@@ -1,6 +1,8 @@
 """Folders that sentence-transformers writes: what they say is followed, or refused with both answers."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,3 +160,52 @@ def test_a_saved_cross_encoder_gives_raw_logits_and_keeps_its_length(tmp_path):
         expected = peer.predict(pairs, activation_fn=nn.Identity())
         np.testing.assert_allclose(ours.score(pairs), expected, atol=1e-5)
         assert ours.max_length == 64
+
+
+@pytest.mark.parametrize("name", ["query", "检索"])
+def test_a_default_prompt_that_documents_do_not_have_is_refused(tmp_path, name):
+    model, saved = sentence_transformer(tmp_path, prompts={name: "检索："})
+    model.default_prompt_name = name
+    model.save(str(saved))
+    assert np.abs(model.encode(TEXTS) - model.encode(TEXTS, prompt="")).max() > 1e-3  # documents by the usual method
+    said = (
+        rf"document prompt \(by default_prompt_name '{name}'\): '检索：', but the recipe of bge-base-zh-v1\.5 says: ''"
+    )
+    with pytest.raises(zr.CheckpointError, match=said):
+        zr.load_encoder("bge-base-zh", path=saved, **OPTIONS)
+
+
+def test_a_default_prompt_of_queries_is_theirs_where_documents_have_their_own(tmp_path):
+    spec = replace(zr.get_spec("e5-small-zh"), name="mine", aliases=(), sources=(), pooling="cls", prefix=("[CLS]",))
+    spec = replace(spec, suffix=("[SEP]",))
+    model, saved = sentence_transformer(tmp_path, prompts={"检索": "query: ", "passage": "passage: "})
+    model.default_prompt_name = "检索"
+    model.save(str(saved))
+    with zr.load_encoder(spec, path=saved, **OPTIONS) as ours:
+        np.testing.assert_allclose(ours.encode_queries(TEXTS), model.encode(TEXTS), atol=1e-5)
+        np.testing.assert_allclose(ours.encode_documents(TEXTS), model.encode(TEXTS, prompt_name="passage"), atol=1e-5)
+    put(
+        saved / "config_sentence_transformers.json",
+        prompts={"检索": "ask: ", "passage": "passage: "},
+        default_prompt_name="检索",
+    )
+    with pytest.raises(zr.CheckpointError, match="query prompt: 'ask: ', but the recipe of mine says: 'query: '"):
+        zr.load_encoder(spec, path=saved, **OPTIONS)
+
+
+def test_a_snapshot_is_read_alike_by_name_and_by_path(tmp_path):
+    _, saved = sentence_transformer(tmp_path, prompts={"query": "检索："}, max_length=16)
+    spec = replace(
+        zr.get_spec("bge-base-zh"), name="mine", aliases=(), dimension=64, sources=(zr.Source("modelscope", "me/mine"),)
+    )
+    snapshot = tmp_path / "cache" / "models" / "me--mine" / "snapshots" / "master"
+    shutil.copytree(saved, snapshot)
+    texts = [TEXTS[0] * 5, *TEXTS]
+    with (
+        zr.load_encoder(spec, cache_dir=tmp_path / "cache", local_files_only=True, **OPTIONS) as by_name,
+        zr.load_encoder(spec, path=snapshot, **OPTIONS) as by_path,
+    ):
+        assert by_name.max_length == by_path.max_length == 16
+        assert by_name.spec.instruction == "检索："
+        np.testing.assert_array_equal(by_name.encode_documents(texts), by_path.encode_documents(texts))
+        np.testing.assert_array_equal(by_name.encode_queries(texts), by_path.encode_queries(texts))

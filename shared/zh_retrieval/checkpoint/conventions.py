@@ -76,12 +76,16 @@ def _with_length(folder: Path, spec: ModelSpec) -> ModelSpec:
 
 
 def _with_prompts(folder: Path, spec: ModelSpec) -> ModelSpec:
-    prompts = (_read(folder / "config_sentence_transformers.json", dict) or {}).get("prompts") or {}
-    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), None)
+    settings = _read(folder / "config_sentence_transformers.json", dict) or {}
+    prompts = settings.get("prompts") or {}
+    named = settings.get("default_prompt_name")
+    default = prompts.get(named) or None  # of every text that has none of its own, documents too
+    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), default)
     ours = spec.document_template.removesuffix("{text}")
     if document is not None and document != ours:
-        raise CheckpointError(_conflict(folder, "document prompt", repr(document), spec, repr(ours)))
-    query = prompts.get("query")
+        what = "document prompt" + (f" (by default_prompt_name {named!r})" if document is default else "")
+        raise CheckpointError(_conflict(folder, what, repr(document), spec, repr(ours)))
+    query = prompts.get("query") or default
     if not query:  # sentence-transformers writes "" where nobody set a prompt
         return spec
     head, _, tail = spec.query_template.removesuffix("{text}").partition("{instruction}")

@@ -22,10 +22,14 @@ class Source:
 
 
 def find_source(spec: ModelSpec, options: LoadOptions, show_progress: bool) -> tuple[Source, ModelSpec]:
-    """Return where the model comes from, and the recipe with what a folder of the user says about itself."""
+    """Return where the model comes from, and the recipe with what its folder says about itself.
+
+    A snapshot of a hub is read as a folder of the user is: one folder gives the same results by name and by path.
+    """
     if options.path is None:
         folder = _fetch(spec, options, show_progress)
-        return Source(folder, folder), spec
+        weights, spec = conventions.follow(folder, spec)
+        return Source(folder, weights), spec
     folder = Path(options.path).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError(f"path={str(options.path)!r} is not a folder. Give the folder that holds config.json.")
