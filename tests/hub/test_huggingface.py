@@ -1,7 +1,12 @@
 """Downloads through the real Hugging Face client, from a stub on loopback."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -128,3 +133,48 @@ def test_the_clients_own_offline_switch_is_no_fault_that_passes(stub, tmp_path, 
     with pytest.raises(zr.DownloadError, match="after 1 try: OfflineModeIsEnabled"):
         fetch(tmp_path, pauses)
     assert pauses.made == []
+
+
+def test_bars_that_the_client_draws_twice_for_a_file_count_once(stub, tmp_path, files, pauses, monkeypatch):
+    def fetch_with_two_bars(id, path, *, local_dir, tqdm_class, **_):
+        size = len(files[path])
+        for bar in [tqdm_class(total=size, desc=desc) for desc in ("reconstructing", "downloading")]:
+            bar.update(size // 2)
+            bar.update(-(size // 2))  # begun anew
+            bar.update(size)
+            bar.close()
+        (local_dir / path).write_bytes(files[path])
+
+    counted = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch_with_two_bars)
+    monkeypatch.setattr("tqdm.tqdm.update", lambda bar, n=1: counted.append(n))
+    assert_whole(fetch(tmp_path, pauses, show_progress=True), files)
+    assert sum(counted) == sum(len(files[name]) for name in WANTED)
+
+
+CHILD = """
+import sys
+from dataclasses import replace
+import zh_retrieval as zr
+from zh_retrieval.hub import download
+from zh_retrieval.recipes.spec import Source
+spec = replace(zr.get_spec("bge-large-zh"), sources=(Source("huggingface", sys.argv[1]),))
+download.fetch(spec, cache_dir=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_an_interruption_does_not_wait_for_a_silent_hub(stub, tmp_path):
+    stub.delay = 60
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, ID, str(tmp_path / "cache")], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not taken(stub):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=30)[1]
+    assert error.splitlines()[-1] == "KeyboardInterrupt"
+    assert locate(SPEC, cache_dir=tmp_path / "cache").status == "partial"

@@ -1,10 +1,16 @@
 """A process that waits for another's download says so, once."""
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
+import zh_retrieval as zr
+from tests.modelscope_stub import Stub, serve
+from tests.tiny_models import tiny_bert
 from zh_retrieval.hub.lock import exclusive
 from zh_retrieval.hub.snapshot import PLAN, Manifest, this_process
 
@@ -75,3 +81,19 @@ def test_who_need_not_wait_says_nothing(folder, caplog, capsys):
         pass
     assert messages(caplog) == []
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_the_second_of_two_processes_names_the_first(tmp_path, monkeypatch):
+    spec = zr.get_spec("bge-large-zh")
+    monkeypatch.setenv("MODELSCOPE_DOWNLOAD_INTRA_CLOUD", "false")
+    content = {file.name: file.read_bytes() for file in tiny_bert(tmp_path / "published").iterdir()}
+    with serve(Stub({spec.sources[0].id: content}, delay=2.5)) as stub:
+        command = [sys.executable, "-m", "zh_retrieval.cli.main", "download", spec.name, "--cache-dir", str(tmp_path)]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MODELSCOPE_ENDPOINT": stub.url}
+        start = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+        both = [subprocess.Popen(command, **start) for _ in range(2)]
+        said = [process.communicate(timeout=60) for process in both]
+    assert said[0][0] == said[1][0] != ""
+    waited = [f"is being downloaded by process {both[1 - number].pid} on " in said[number][1] for number in range(2)]
+    assert sorted(waited) == [False, True]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from zh_retrieval.hub.snapshot import Listing, RemoteFile, size_on_disk
 
 PACKAGE = "huggingface-hub"
 _WORKERS = 8
+_FAREWELL = 2.0  # seconds that running files have to end after Ctrl-C
 _CLIENT_TRIES = 6  # of a connection that breaks, and of 429
 
 
@@ -77,42 +79,64 @@ class _StoppedError(Exception):
 def _round(
     id: str, revision: str | None, folder: Path, files: list[RemoteFile], advance: Callable[[int], None]
 ) -> None:
+    """Fetch every file once; the first that fails stops the others, which go on from there another time."""
     stop = threading.Event()
-    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="zh-retrieval-download")
-    futures = {}
-    try:
-        futures = {
-            pool.submit(_fetch, id, revision, folder, file, _Progress(file, advance, stop)): file for file in files
-        }
-        wait(futures, return_when=FIRST_EXCEPTION)
-    finally:  # after an error or Ctrl-C the others end with their next bytes, and go on from there another time
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+    waiting = deque(files)
     failed: dict[str, BaseException] = {}
-    for future, file in futures.items():
-        error = None if future.cancelled() else future.exception()
-        if error is not None and not isinstance(error, _StoppedError):
-            failed[file.path] = error
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                file = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                _fetch(id, revision, folder, file, _Progress(file.size, advance, stop))
+            except _StoppedError:
+                return
+            except BaseException as error:
+                failed[file.path] = error
+                stop.set()
+
+    # Daemons: a thread that waits for a silent hub, or in the client's own core, must not hold up the exit.
+    threads = [
+        threading.Thread(target=work, name=f"zh-retrieval-download-{number}", daemon=True)
+        for number in range(min(_WORKERS, len(files)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # Ctrl-C
+        stop.set()
+        deadline = time.monotonic() + _FAREWELL
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        raise
     if failed:
         raise FilesFailedError(failed)
 
 
 class _Progress:
-    """The bytes of one file on their way to the bar of the snapshot."""
+    """The bytes of one file on their way to the bar of the snapshot, each once.
 
-    def __init__(self, file: RemoteFile, advance: Callable[[int], None], stop: threading.Event) -> None:
-        self._advance, self._stop = advance, stop
-        self._size, self._seen = file.size, 0
+    The client may draw two bars for a file (what came over the network, and what of it is on disk) and begin one anew:
+    what counts is the most that any of them has seen.
+    """
 
-    def update(self, size: float | None) -> None:
+    def __init__(self, size: int | None, advance: Callable[[int], None], stop: threading.Event) -> None:
+        self._size, self._advance, self._stop = size, advance, stop
+        self._seen = 0
+
+    def reach(self, position: float) -> None:
+        """Take that a bar stands at `position`; raises where the file is no longer wanted."""
         if self._stop.is_set():
             raise _StoppedError
-        self._seen += int(size or 0)
-        self._advance(int(size or 0))
-
-    def end(self) -> None:
-        if self._size is not None:  # a file that was here already, or came from the client's cache, had no bar
-            self._advance(self._size - self._seen)
+        reached = int(position) if self._size is None else min(int(position), self._size)
+        if reached > self._seen:
+            self._advance(reached - self._seen)
+            self._seen = reached
 
 
 def _fetch(id: str, revision: str | None, folder: Path, file: RemoteFile, progress: _Progress) -> None:
@@ -124,11 +148,13 @@ def _fetch(id: str, revision: str | None, folder: Path, file: RemoteFile, progre
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options | {"disable": True})
-            progress.update(options.get("initial", 0))
+            self.position = float(options.get("initial") or 0)
+            progress.reach(self.position)
 
         def update(self, n: float | None = 1) -> bool | None:
-            progress.update(n)
+            self.position += n or 0
+            progress.reach(self.position)
             return None
 
     hf_hub_download(id, file.path, revision=revision, local_dir=folder, endpoint=endpoint(), tqdm_class=Bar)
-    progress.end()
+    progress.reach(file.size or 0)  # a file that was here already had no bar
