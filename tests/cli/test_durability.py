@@ -145,6 +145,23 @@ def test_windows_without_a_job_are_not_taken_over(tmp_path, bert_flags):
     assert not staging.exists()
 
 
+def test_a_second_job_with_one_output_says_so_and_leaves_the_first_alone(tmp_path, commands, bert_flags, capsys):
+    job = embed_job(tmp_path, bert_flags)
+    whole, output, staging = (tmp_path / name for name in ("whole.jsonl", "out.jsonl", "out.jsonl.partial"))
+    child = commands.start([*job, "-o", output])
+    while not (staging / "job.json").exists():
+        time.sleep(0.01)
+    os.kill(child, signal.SIGSTOP)  # it holds its output, whatever else is running here
+    for more in ([], ["--restart"]):
+        assert main([*map(str, job), "-o", str(output), *more]) == 2
+        assert f"Another process is writing {output}" in capsys.readouterr().err
+    os.kill(child, signal.SIGCONT)
+    assert commands.finish() == (0, "")
+    assert not staging.exists()
+    assert commands.run([*job, "-o", whole])[0] == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
 # --- out of disk ---------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +187,7 @@ def test_a_full_disk_is_one_line_and_no_half_output(tmp_path, commands, bert_fla
 @pytest.mark.parametrize("command", ["embed", "rerank"])
 def test_a_full_standard_output_is_one_line(tmp_path, commands, bert_flags, xlmr_flags, command):
     source = tmp_path / "in.jsonl"
-    source.write_text('{"text": "茶", "query": "茶", "documents": ["绿茶"]}\n', encoding="utf-8")
+    source.write_text('{"text": "天气", "query": "茶", "documents": ["绿茶"]}\n', encoding="utf-8")
     flags = bert_flags if command == "embed" else xlmr_flags
     status, error = commands.run([command, source, *flags, "-o", "-"], stdout="/dev/full")
     assert status == 2

@@ -6,11 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from zh_retrieval.errors import ConfigError
 
+_LOCK = "lock"
 Write = Callable[[Path], object]
 
 
@@ -25,7 +29,8 @@ class Staging:
         """Open or resume the staging folder of `output`.
 
         Raises:
-            ConfigError: It holds another job's windows, or the output's folder does not exist.
+            ConfigError: Another process works on it, it holds another job's windows, or the output's folder does not
+                exist.
         """
         self._output = output
         self._folder = output.with_name(output.name + ".partial")
@@ -33,10 +38,30 @@ class Staging:
             raise ConfigError(f"{output.absolute().parent} is not a folder. Create it, or choose another --output.")
         if output.is_dir():
             raise ConfigError(f"--output {str(output)!r} is a folder. Give the name of a file.")
-        if restart:
-            shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(exist_ok=True)
-        self._claim(json.dumps(job, sort_keys=True, default=str))
+        self._lock = FileLock(self._folder / _LOCK)
+        try:
+            self._lock.acquire(timeout=0)  # the system lets go of it when a process ends, however it ends
+        except NotImplementedError:  # a filesystem without locks
+            pass
+        except Timeout:
+            raise ConfigError(
+                f"Another process is writing {output}: it holds {self._folder}. Wait for it, or choose another "
+                "--output."
+            ) from None
+        try:
+            if restart:
+                self._clear()
+            self._claim(json.dumps(job, sort_keys=True, default=str))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _clear(self) -> None:
+        """Remove all but the lock, which is held."""
+        for entry in self._folder.iterdir():
+            if entry.name != _LOCK:
+                entry.unlink()
 
     def _claim(self, job: str) -> None:
         file = self._folder / "job.json"
@@ -53,6 +78,14 @@ class Staging:
                 "Use --restart to drop it, or choose another --output."
             )
 
+    def __enter__(self) -> Staging:
+        """Return itself; the lock is given back at the end of the block, and finished windows stay."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
     def has(self, window: int) -> bool:
         """Return True if a window was finished, now or in an earlier run."""
         return self._part(window).exists()
@@ -67,7 +100,11 @@ class Staging:
         whole = self._folder / "whole"
         _atomically(whole, lambda path: join(parts, path))
         whole.replace(self._output)
-        shutil.rmtree(self._folder)
+        self._clear()
+        self._lock.release()
+        with suppress(OSError):  # another process was quick to take the folder
+            (self._folder / _LOCK).unlink(missing_ok=True)
+            self._folder.rmdir()
 
     def _part(self, window: int) -> Path:
         return self._folder / f"{window:08d}"
