@@ -8,11 +8,18 @@ from collections.abc import Sequence
 
 def width(text: str) -> int:
     """Return how many terminal columns a text takes."""
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+    return sum(_columns(char) for char in text)
+
+
+def _columns(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):  # marks on the character before, and what is not shown
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def fit(text: str, columns: int) -> str:
-    """Return the text padded, or cut with an ellipsis, to exactly `columns` columns."""
+    """Return the text padded, or cut with an ellipsis, to exactly `columns` columns; control characters are spaces."""
+    text = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
     if width(text) <= columns:
         return text + " " * (columns - width(text))
     kept = ""
