@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from zh_retrieval import __version__
+from zh_retrieval.cli.console import prepare, say, to_nowhere
 from zh_retrieval.errors import ZhRetrievalError
 
 _COMMANDS = ("models", "download", "embed", "rerank", "demo", "bench", "doctor")
@@ -17,6 +17,7 @@ _COMMANDS = ("models", "download", "embed", "rerank", "demo", "bench", "doctor")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 fine, 1 nothing right, 2 a typed error, 130 interrupted."""
+    prepare()
     parser = argparse.ArgumentParser(prog="zh-retrieval", description="Chinese retrieval models on the command line.")
     parser.add_argument("--version", action="version", version=f"zh-retrieval {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the library's log")
@@ -31,18 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"zh_retrieval.cli.commands.{arguments.command}")
     try:
         status: int = module.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ZhRetrievalError as error:
-        print(f"zh-retrieval: {error}", file=sys.stderr)
+        say(str(error))
         return 2
     except BrokenPipeError:  # the reader went away: as quiet as `head` makes every other program
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout)
         return 141
     except KeyboardInterrupt:
-        print("zh-retrieval: interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except OSError as error:
-        print(f"zh-retrieval: {error}. What was finished is kept: run the same command again.", file=sys.stderr)
+        say(f"{error}. What was finished is kept: run the same command again.")
         return 2
     return status
 

@@ -19,6 +19,7 @@ from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODE
 HELP = "build an index and answer questions through LangChain and LlamaIndex, offline"
 _DEPTH = 10  # passages looked at for each question: MRR@10
 _SHOWN = 12  # questions in the table, besides the ones answered wrongly
+_NOTED = 3  # equal ids named one by one
 _FOLDER = Path(__file__).parents[2] / "builtin" / "demo"
 
 
@@ -42,7 +43,10 @@ class Outcome:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--input", help="a .txt, .md or .jsonl file, or a folder of them; default: the demo corpus")
+    parser.add_argument(
+        "--input",
+        help="a .txt, .md, .jsonl, .csv or .tsv file, or a folder of .txt, .md and .jsonl; default: the demo corpus",
+    )
     parser.add_argument("--query", action="append", help="ask this (repeatable); default: the demo questions")
     parser.add_argument("--model", "-m", default=DEFAULT_ENCODER, help="default: the built-in model")
     parser.add_argument("--reranker", help=f"second stage: {DEFAULT_CROSS_ENCODER}, {DEFAULT_LIKELIHOOD}, ...")
@@ -56,7 +60,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, ask, print; status 1 if there were known answers and none was found."""
-    passages = _passages(arguments.input)
+    passages, notes = _passages(arguments.input)
     questions = _questions(arguments)
     options = load_options(arguments)
     machine = {"device", "dtype", "cache_dir", "local_files_only"}
@@ -65,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model, options, arguments.reranker, {**shared, "path": arguments.reranker_path},
         max(_DEPTH, arguments.top_k),
     )  # fmt: skip
-    outcomes, notes = _outcomes(arguments.framework, passages, questions, stages)
-    report = _report(outcomes, passages, questions, stages, notes)
+    outcomes, missing = _outcomes(arguments.framework, passages, questions, stages)
+    report = _report(outcomes, passages, questions, stages, [*notes, *missing])
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False, indent=1))
     else:
@@ -74,24 +78,37 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if any(summary.get("hit@1") == 0 for summary in report["frameworks"]) else 0
 
 
-def _passages(source: str | None) -> list[Passage]:
+def _passages(source: str | None) -> tuple[list[Passage], list[str]]:
+    """Return the passages, each with an id of its own, and a note for each id that was given twice."""
     paths = [_FOLDER / "corpus.jsonl"] if source is None else _files(Path(source))
-    records = Reader(text_parser("text", None)).read([str(path) for path in paths])
-    passages = [_passage(record) for record in records]
-    if not passages:
-        raise InputError(f"{source} holds no text. Give a .txt, .md or .jsonl file, or a folder of them.")
-    return passages
+    found: dict[str, Passage] = {}
+    first: dict[str, str] = {}
+    notes = []
+    for record in Reader(text_parser("text", None)).read([str(path) for path in paths]):
+        if not record.text.strip():
+            continue
+        name = record.id
+        if name in found:
+            name = f"{record.id} ({record.where})"
+            notes.append(f"id {record.id!r} is given twice, at {first[record.id]} and {record.where}: here {name!r}.")
+        first.setdefault(record.id, record.where)
+        found[name] = _passage(record, name)
+    if not found:
+        raise InputError(f"{source} holds no text. Give a .txt, .md, .jsonl, .csv or .tsv file, or a folder of them.")
+    if len(notes) > _NOTED:
+        notes[_NOTED:] = [f"{len(notes) - _NOTED} more ids are given twice."]
+    return list(found.values()), notes
 
 
-def _passage(record: Record) -> Passage:
-    title = record.fields.get("title") or ""
-    return Passage(str(record.fields.get("id", record.where)), str(title), str(record.fields.get("text", record.text)))
+def _passage(record: Record, name: str) -> Passage:
+    return Passage(name, str(record.fields.get("title") or ""), str(record.fields.get("text", record.text)))
 
 
 def _files(source: Path) -> list[Path]:
-    if source.is_dir():
-        return sorted(file for file in source.rglob("*") if file.suffix.lower() in (".txt", ".md", ".jsonl"))
-    return [source]
+    if not source.is_dir():
+        return [source]
+    kinds = (".txt", ".md", ".markdown", ".jsonl")
+    return sorted(file for file in source.rglob("*") if file.suffix.lower() in kinds and file.is_file())
 
 
 def _questions(arguments: argparse.Namespace) -> list[Question]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zh_retrieval.cli.files.records import Reader, Record, text_parser
+from zh_retrieval.cli.console import progress
+from zh_retrieval.cli.files.records import Reader, Record, text_parser, windows
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.recipes.catalogue import DEFAULT_ENCODER
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from zh_retrieval.base import Encoder
 
-HELP = "embed JSONL, text or Markdown files into JSONL, npy or Parquet; resumes after an interruption"
+HELP = "embed JSONL, tables, text or Markdown files into JSONL, npy or Parquet; resumes after an interruption"
 _WINDOW = 2048  # records computed and kept at a time: memory stays flat however long the input is
 
 
@@ -27,7 +27,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT",
-        help=".jsonl: one object a line; .txt: one text a line; .md: passages of about 400 characters; - for stdin",
+        help=".jsonl: one object a line; .csv, .tsv: one row each, with a header; .txt: one text a line; .md: passages "
+        "of about 400 characters; - for stdin",
     )  # fmt: skip
     parser.add_argument("--output", "-o", required=True, help=".jsonl, .npy or .parquet; - for JSONL on stdout")
     parser.add_argument("--model", "-m", default=DEFAULT_ENCODER, help="default: the built-in model")
@@ -49,19 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
     title = arguments.title_field or None if arguments.role == "document" else None
     reader = Reader(text_parser(arguments.text_field, title), skip=arguments.on_error == "skip")
     with zh_retrieval.load_encoder(arguments.model, **load_options(arguments)) as encoder:
-        windows = _windows(reader.read(arguments.inputs))
         if arguments.output == "-":
-            _stream(arguments, encoder, windows)
+            _stream(arguments, encoder, windows(reader.live(arguments.inputs), _WINDOW))
         else:
-            _stage(arguments, encoder, windows)
-    if reader.skipped:
-        print(f"zh-retrieval: {reader.skipped} lines were skipped", file=sys.stderr)
+            _stage(arguments, encoder, windows(reader.read(arguments.inputs), _WINDOW))
+    reader.report(rows_matter=arguments.output.lower().endswith(".npy"))
     return 0
-
-
-def _windows(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while window := list(islice(records, _WINDOW)):
-        yield window
 
 
 def _encode(arguments: argparse.Namespace, encoder: Encoder, records: list[Record]) -> np.ndarray:
@@ -71,17 +65,16 @@ def _encode(arguments: argparse.Namespace, encoder: Encoder, records: list[Recor
     return encoder.encode_documents(texts)
 
 
-def _stream(arguments: argparse.Namespace, encoder: Encoder, windows: Iterator[list[Record]]) -> None:
+def _stream(arguments: argparse.Namespace, encoder: Encoder, parts: Iterator[list[Record]]) -> None:
     from zh_retrieval.cli.files.vectors import json_line
 
-    for records in windows:
+    for records in parts:
         for record, vector in zip(records, _encode(arguments, encoder, records), strict=True):
             print(json_line(record, vector))
+        sys.stdout.flush()
 
 
-def _stage(arguments: argparse.Namespace, encoder: Encoder, windows: Iterator[list[Record]]) -> None:
-    from tqdm import tqdm
-
+def _stage(arguments: argparse.Namespace, encoder: Encoder, parts: Iterator[list[Record]]) -> None:
     from zh_retrieval.cli.files.staging import Staging, fingerprint
     from zh_retrieval.cli.files.vectors import format_of
 
@@ -94,10 +87,10 @@ def _stage(arguments: argparse.Namespace, encoder: Encoder, windows: Iterator[li
     }  # fmt: skip
     staging = Staging(Path(arguments.output), job, restart=arguments.restart or "-" in arguments.inputs)
     count = 0
-    with tqdm(unit="text", disable=not sys.stderr.isatty()) as bar:
-        for count, records in enumerate(windows, 1):
+    with staging, progress("text") as move:
+        for count, records in enumerate(parts, 1):
             if not staging.has(count - 1):
                 vectors = _encode(arguments, encoder, records)
                 staging.add(count - 1, lambda path, r=records, v=vectors: output.write(path, r, v))  # type: ignore[misc]
-            bar.update(len(records))
-    staging.finish(count, lambda parts, target: output.join(parts, target, encoder.dimension))
+            move(len(records))
+        staging.finish(count, lambda parts, target: output.join(parts, target, encoder.dimension))

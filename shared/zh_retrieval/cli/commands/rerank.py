@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zh_retrieval.cli.files.records import Reader, Record, check_utf8, json_text, text_parser
+from zh_retrieval.cli.console import progress
+from zh_retrieval.cli.files.records import Reader, Record, check_utf8, json_text, text_parser, windows
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError, InputError
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER
@@ -30,8 +30,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         help='JSONL of {"query": "...", "documents": ["..." or {"id": "...", "text": "..."}]}; - for stdin',
     )  # fmt: skip
     parser.add_argument("--run", help="TREC run to rerank, with --queries and --corpus")
-    parser.add_argument("--queries", help='JSONL of {"id", "text"}')
-    parser.add_argument("--corpus", help='JSONL of {"id", "text", "title"}')
+    parser.add_argument("--queries", help='JSONL of {"id" or "_id", "text"}, or .csv, .tsv')
+    parser.add_argument("--corpus", help='JSONL of {"id" or "_id", "text", "title"}, or .csv, .tsv')
     parser.add_argument("--output", "-o", required=True, help="file, or - for stdout")
     parser.add_argument("--model", "-m", default=DEFAULT_CROSS_ENCODER, help="default: %(default)s")
     parser.add_argument("--top-n", type=int, help="documents to keep for each query; default all")
@@ -49,21 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
     if bool(arguments.run) == bool(arguments.inputs):
         raise ConfigError("Give either INPUT files or --run with --queries and --corpus.")
     reader = Reader(text_parser("text", "title") if arguments.run else _check_query, skip=arguments.on_error == "skip")
-    records = _from_run(arguments, reader) if arguments.run else reader.read(arguments.inputs)
+    records = _from_run(arguments, reader) if arguments.run else reader.live(arguments.inputs)
     with zh_retrieval.load_reranker(arguments.model, **load_options(arguments)) as reranker:
         if arguments.output == "-":
-            for window in _windows(records):
+            for window in windows(records, _WINDOW):
                 sys.stdout.writelines(_lines(arguments, reranker, window))
+                sys.stdout.flush()
         else:
-            _stage(arguments, reranker, records)
-    if reader.skipped:
-        print(f"zh-retrieval: {reader.skipped} lines were skipped", file=sys.stderr)
+            _stage(arguments, reranker, windows((record for record in records if record is not None), _WINDOW))
+    reader.report(rows_matter=False)
     return 0
-
-
-def _windows(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while window := list(islice(records, _WINDOW)):
-        yield window
 
 
 def _check_query(fields: dict[str, Any]) -> str:
@@ -112,13 +107,10 @@ def _scored(document: Any, index: int, score: float) -> dict[str, Any]:
     return {**fields, "index": index, "score": score}
 
 
-def _from_run(arguments: argparse.Namespace, reader: Reader) -> Iterator[Record]:
+def _from_run(arguments: argparse.Namespace, reader: Reader) -> Iterator[Record | None]:
     if not (arguments.queries and arguments.corpus):
         raise ConfigError("--run needs --queries and --corpus, both JSONL.")
-    queries, corpus = (
-        {str(record.fields.get("id", record.where)): record.text for record in reader.read([path])}
-        for path in (arguments.queries, arguments.corpus)
-    )
+    queries, corpus = (_by_id(reader, path) for path in (arguments.queries, arguments.corpus))
     if not Path(arguments.run).is_file():
         raise InputError(f"{arguments.run} is not a file. Give a TREC run.")
     candidates: dict[str, list[dict[str, str]]] = {}
@@ -131,6 +123,26 @@ def _from_run(arguments: argparse.Namespace, reader: Reader) -> Iterator[Record]
         yield Record({"id": name, "documents": documents}, queries[name], name)
 
 
+def _by_id(reader: Reader, path: str) -> dict[str, str]:
+    """Return the texts of a file by their ids.
+
+    Raises:
+        InputError: Two have one id (unless bad lines are skipped: then the first one stays).
+    """
+    found: dict[str, Record] = {}
+
+    def add(record: Record) -> Record:
+        first = found.setdefault(record.id, record)
+        if first is not record:
+            raise InputError(f"{record.where}: id {record.id!r} is that of {first.where}. Give each text its own.")
+        return record
+
+    for record in reader.read([path]):
+        for _ in reader.attempt(partial(add, record)):
+            pass
+    return {name: record.text for name, record in found.items()}
+
+
 def _candidate(line: str, where: str, queries: dict[str, str], corpus: dict[str, str]) -> Record:
     """Return one line of a run: the document as fields, the id of its query as text."""
     check_utf8(line, where)
@@ -138,13 +150,11 @@ def _candidate(line: str, where: str, queries: dict[str, str], corpus: dict[str,
     if len(parts) != 6:
         raise InputError(f"{where}: {len(parts)} columns, expected 6 (qid Q0 id rank score tag).")
     if parts[0] not in queries or parts[2] not in corpus:
-        raise InputError(f"{where}: {parts[0]!r} or {parts[2]!r} is in neither JSONL file.")
+        raise InputError(f"{where}: {parts[0]!r} or {parts[2]!r} is not in --queries or --corpus.")
     return Record({"id": parts[2], "text": corpus[parts[2]]}, parts[0], where)
 
 
-def _stage(arguments: argparse.Namespace, reranker: Reranker, records: Iterator[Record]) -> None:
-    from tqdm import tqdm
-
+def _stage(arguments: argparse.Namespace, reranker: Reranker, parts: Iterator[list[Record]]) -> None:
     from zh_retrieval.cli.files.staging import Staging, concatenate, fingerprint
 
     sources = [*arguments.inputs, *filter(None, (arguments.run, arguments.queries, arguments.corpus))]
@@ -155,10 +165,10 @@ def _stage(arguments: argparse.Namespace, reranker: Reranker, records: Iterator[
     }  # fmt: skip
     staging = Staging(Path(arguments.output), job, restart=arguments.restart or "-" in arguments.inputs)
     count = 0
-    with tqdm(unit="query", disable=not sys.stderr.isatty()) as bar:
-        for count, window in enumerate(_windows(records), 1):
+    with staging, progress("query") as move:
+        for count, window in enumerate(parts, 1):
             if not staging.has(count - 1):
-                text = "".join(_lines(arguments, reranker, window))
-                staging.add(count - 1, lambda path, t=text: path.write_text(t, encoding="utf-8"))  # type: ignore[misc]
-            bar.update(len(window))
-    staging.finish(count, concatenate)
+                content = "".join(_lines(arguments, reranker, window)).encode("utf-8")
+                staging.add(count - 1, lambda path, c=content: path.write_bytes(c))  # type: ignore[misc]
+            move(len(window))
+        staging.finish(count, concatenate)

@@ -1,21 +1,26 @@
-"""Texts from files: JSONL records, plain lines, Markdown passages."""
+"""Texts from files: JSONL records, tables, plain lines, Markdown passages."""
 
 from __future__ import annotations
 
-import io
+import csv
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from zh_retrieval.cli.console import say
+from zh_retrieval.cli.files.markdown import passages
+from zh_retrieval.cli.files.standard_input import live_lines
 from zh_retrieval.errors import InputError
 from zh_retrieval.validation import check_text
 
-_LONGEST = 400  # characters after which a passage ends at the next sentence
+_JSON = (".jsonl", ".json", ".ndjson")
+_MARKDOWN = (".md", ".markdown")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_LARGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131 072
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +31,30 @@ class Record:
     text: str
     where: str
 
+    @property
+    def id(self) -> str:
+        """Return the field `id`, or `_id` as BEIR has it, or else where the record stood."""
+        found = (self.fields[name] for name in ("id", "_id") if self.fields.get(name) is not None)
+        return str(next(found, self.where))
+
 
 @dataclass
 class Reader:
     """Reads records of one kind and deals with lines that are none.
 
     Attributes:
-        parse: JSON object to the text of a record; raises InputError.
+        parse: JSON object or row of a table to the text of a record; raises InputError.
         skip: True passes over bad lines and counts them; False stops at the first.
         skipped: Bad lines so far.
+        empty: Blank lines of text files so far: each is a record of its own, so that row i is line i.
+        passed: Blank lines of JSONL, tables and standard input so far, which are none.
     """
 
     parse: Callable[[dict[str, Any]], str]
     skip: bool = False
     skipped: int = 0
+    empty: int = 0
+    passed: int = 0
 
     def read(self, paths: list[str]) -> Iterator[Record]:
         """Yield the records of all inputs in order; "-" is standard input, JSONL or plain lines.
@@ -47,20 +62,28 @@ class Reader:
         Raises:
             InputError: A line is not a record (unless skipping); the message names file and line.
         """
+        return (record for record in self.live(paths) if record is not None)
+
+    def live(self, paths: list[str]) -> Iterator[Record | None]:
+        """Yield what `read` yields, and None where standard input has no more for now."""
         for path in paths:
             if path == "-":
-                yield from self._lines(_standard_input(), "stdin", None)
+                yield from self._lines(live_lines(_standard_input()), "stdin", None)
                 continue
             file = Path(path)
+            suffix = file.suffix.lower()
             if not file.is_file():
-                raise InputError(f"{path} is not a file. Give .jsonl, .txt or .md files, or - for standard input.")
-            if file.suffix.lower() == ".md":
-                content = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-                for number, (title, text) in enumerate(passages(content), 1):
-                    yield from self.attempt(partial(_passage, file.name, number, title, text, path))
-            else:
-                with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
-                    yield from self._lines(stream, path, file.suffix.lower() in (".jsonl", ".json", ".ndjson"))
+                raise InputError(
+                    f"{path} is not a file. Give .jsonl, .csv, .tsv, .txt or .md files, or - for standard input."
+                )
+            with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=_newline(suffix)) as stream:
+                if suffix in _MARKDOWN:
+                    for number, (title, text) in enumerate(passages(stream.read()), 1):
+                        yield from self.attempt(partial(_passage, number, title, text, path))
+                elif suffix in _DELIMITERS:
+                    yield from self._rows(stream, path, _DELIMITERS[suffix])
+                else:
+                    yield from self._lines(stream, path, suffix in _JSON)
 
     def attempt(self, make: Callable[[], Record]) -> Iterator[Record]:
         """Yield what `make` returns; if it raises InputError and bad lines are skipped, count it and say so."""
@@ -70,17 +93,35 @@ class Reader:
             if not self.skip:
                 raise
             self.skipped += 1
-            print(f"zh-retrieval: skipped {error}", file=sys.stderr)
+            say(f"skipped {error}")
         else:
             yield record
 
-    def _lines(self, stream: Any, name: str, as_json: bool | None) -> Iterator[Record]:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                as_json = line.lstrip().startswith("{") if as_json is None else as_json
-                where = f"line {number} of {name}"
-                make = partial(self._record, line.rstrip("\n"), where, bool(as_json), f"{name}:{number}")
-                yield from self.attempt(make)
+    def report(self, *, rows_matter: bool) -> None:
+        """Say what was skipped, and the blank lines where they shift rows or are rows."""
+        if self.skipped:
+            say(f"{self.skipped} lines were skipped")
+        if self.empty:
+            say(f"{self.empty} blank lines were read as empty texts: row i is line i")
+        if self.passed and rows_matter:
+            say(f"{self.passed} blank lines were passed over: they have no row")
+
+    def _lines(self, stream: Iterable[str | None], name: str, as_json: bool | None) -> Iterator[Record | None]:
+        live = as_json is None
+        number = 0
+        for line in stream:
+            if line is None:
+                yield None
+                continue
+            number += 1
+            if not line.strip():
+                if live or as_json:
+                    self.passed += 1
+                    continue
+                self.empty += 1
+            as_json = line.lstrip().startswith("{") if as_json is None else as_json
+            where = f"line {number} of {name}"
+            yield from self.attempt(partial(self._record, line.rstrip("\n"), where, as_json, f"{name}:{number}"))
 
     def _record(self, line: str, where: str, as_json: bool, name: str) -> Record:
         check_utf8(line, where)
@@ -92,20 +133,76 @@ class Reader:
             raise InputError(f"{where}: not valid JSON ({error}). Mend it, or use --on-error skip.") from None
         if not isinstance(fields, dict):
             raise InputError(f"{where}: expected a JSON object, found {type(fields).__name__}.")
+        return self._parsed(fields, where)
+
+    def _parsed(self, fields: dict[str, Any], where: str) -> Record:
         try:
             return Record(fields, self.parse(fields), where)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
+    def _rows(self, stream: Iterable[str], path: str, delimiter: str) -> Iterator[Record]:
+        csv.field_size_limit(_LARGEST_CELL)
+        table = csv.reader(stream, delimiter=delimiter, strict=True)
+        names: list[str] | None = None
+        while True:
+            where = f"line {table.line_num + 1} of {path}"
+            try:
+                row = next(table, None)
+            except csv.Error as error:  # strict: a quote in the wrong place would swallow what follows
+                raise InputError(f"{where}: no row of a table ({error}). Quote it as csv does.") from None
+            if row is None:
+                return
+            if not any(row):
+                self.passed += 1
+            elif names is None:
+                names = _header(row, where)
+            else:
+                yield from self.attempt(partial(self._row, names, row, where))
 
-def _standard_input() -> TextIO:
-    return io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", errors="surrogateescape")
+    def _row(self, names: list[str], row: list[str], where: str) -> Record:
+        for cell in row:
+            check_utf8(cell, where)
+        if len(row) != len(names):
+            raise InputError(f"{where}: {len(row)} columns, expected {len(names)} ({', '.join(names)}).")
+        return self._parsed(dict(zip(names, row, strict=True)), where)
 
 
-def _passage(file: str, number: int, title: str, text: str, path: str) -> Record:
+def windows(records: Iterable[Record | None], size: int) -> Iterator[list[Record]]:
+    """Yield the records in lists of `size`; None ends a list early, and the last one may be short."""
+    window: list[Record] = []
+    for record in records:
+        if record is not None:
+            window.append(record)
+        if window and (record is None or len(window) == size):
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _newline(suffix: str) -> str | None:
+    return "" if suffix in _DELIMITERS else None  # csv wants the endings as they are; others want newlines
+
+
+def _standard_input() -> Any:
+    if sys.stdin is None:
+        raise InputError("There is no standard input. Give the name of a file instead of -.")
+    return sys.stdin.buffer
+
+
+def _header(row: list[str], where: str) -> list[str]:
+    for cell in row:
+        check_utf8(cell, where)
+    if len(set(row)) < len(row):
+        raise InputError(f"{where}: the header names a column twice: {', '.join(row)}.")
+    return row
+
+
+def _passage(number: int, title: str, text: str, path: str) -> Record:
     joined = f"{title}\n{text}" if title else text
     check_utf8(joined, f"passage {number} of {path}")
-    return Record({"id": f"{file}:{number}", "title": title, "text": text}, joined, f"passage {number} of {path}")
+    return Record({"id": f"{path}:{number}", "title": title, "text": text}, joined, f"passage {number} of {path}")
 
 
 def check_utf8(text: str, where: str) -> None:
@@ -144,34 +241,3 @@ def text_parser(text_field: str, title_field: str | None) -> Callable[[dict[str,
         return f"{title}\n{text}"
 
     return parse
-
-
-def passages(markdown: str) -> Iterator[tuple[str, str]]:
-    """Yield (heading, passage): paragraphs under one heading joined up to about 400 characters."""
-    heading, block = "", ""
-    for paragraph in re.split(r"\n\s*\n|\n(?=#)", markdown):
-        stripped = paragraph.strip()
-        if stripped.startswith("#"):
-            if block:
-                yield heading, block
-            title, _, stripped = stripped.partition("\n")
-            heading, block = title.lstrip("#").strip(), ""
-            stripped = stripped.strip()
-        for piece in _pieces(stripped):
-            if block and len(block) + len(piece) > _LONGEST:
-                yield heading, block
-                block = ""
-            block = f"{block}\n{piece}" if block else piece
-    if block:
-        yield heading, block
-
-
-def _pieces(paragraph: str) -> Iterator[str]:
-    piece = ""
-    for sentence in re.split(r"(?<=[。！？!?；\n])", paragraph):
-        if piece and len(piece) + len(sentence) > _LONGEST:
-            yield piece.strip()
-            piece = ""
-        piece += sentence
-    if piece.strip():
-        yield piece.strip()

@@ -77,7 +77,7 @@ def _table(records: list[Record], vectors: np.ndarray) -> Any:
     width = vectors.shape[1]
     flat = pa.array(vectors.reshape(-1), type=pa.float32())
     columns = {
-        "id": pa.array([writable(str(record.fields.get("id", record.where))) for record in records], type=pa.string()),
+        "id": pa.array([writable(record.id) for record in records], type=pa.string()),
         "text": pa.array([record.text for record in records], type=pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
     }
