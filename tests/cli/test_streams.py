@@ -7,9 +7,11 @@ import pty
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from tests.modelscope_stub import Stub, serve
 from tests.tiny_models import tiny_bert, tiny_xlmr_reranker
 from zh_retrieval.cli.console import progress, say
 from zh_retrieval.cli.files.standard_input import live_lines
@@ -174,6 +176,16 @@ def test_without_standard_error_the_work_goes_on(tmp_path, monkeypatch, capsys, 
     assert main(["embed", str(tmp_path / "none.txt"), "-o", str(output), *bert_flags]) == 2
     assert main([*arguments[:3], "-", *arguments[4:]]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2  # nothing meant for standard error
+
+
+def test_a_download_needs_no_standard_error(tmp_path, monkeypatch, capsys, bert_flags):
+    files = {path.name: path.read_bytes() for path in Path(bert_flags[3]).iterdir() if path.is_file()}
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setenv("MODELSCOPE_DOWNLOAD_INTRA_CLOUD", "false")
+    with serve(Stub({"AI-ModelScope/bge-base-zh-v1.5": files})) as hub:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
+        assert main(["download", "bge-base-zh", "--cache-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("bge-base-zh-v1.5\t")
 
 
 def test_a_bar_moves_until_its_terminal_is_gone(monkeypatch):

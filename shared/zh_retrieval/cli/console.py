@@ -27,6 +27,14 @@ def prepare() -> None:
                 stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
+def has_terminal() -> bool:
+    """Return True if somebody may look at standard error now."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except _GONE:
+        return False
+
+
 def say(message: str) -> None:
     """Print one line on standard error, if there is one."""
     if sys.stderr is not None:  # print(file=None) would go to standard output
@@ -66,7 +74,7 @@ def _bar(unit: str) -> Any:
     from tqdm import tqdm
 
     try:
-        return tqdm(unit=unit) if sys.stderr is not None and sys.stderr.isatty() else None
+        return tqdm(unit=unit) if has_terminal() else None
     except _GONE:
         return None
 

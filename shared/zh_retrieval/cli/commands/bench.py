@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zh_retrieval.cli.console import has_terminal, say
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.cli.table import render
 from zh_retrieval.errors import ConfigError
@@ -217,5 +217,5 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _say(what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"… {what}", file=sys.stderr)
+    if has_terminal():
+        say(f"{what} …")

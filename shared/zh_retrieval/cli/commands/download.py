@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from zh_retrieval.cli.flags import add_hub_flags, load_options
 from zh_retrieval.options import LoadOptions
@@ -24,6 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
     specs = [get_spec(name) for name in arguments.models]
     cache_dir = LoadOptions.given(**load_options(arguments)).cache_dir
     for spec in specs:
-        folder = fetch(spec, revision=arguments.revision, cache_dir=cache_dir, show_progress=True)
+        folder = fetch(spec, revision=arguments.revision, cache_dir=cache_dir, show_progress=sys.stderr is not None)
         print(f"{spec.name}\t{folder}")
     return 0
