@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from langchain_core.embeddings import Embeddings
 
 from zh_retrieval.frameworks import EncoderFields
+from zh_retrieval.identity import cache_key
 
 
 class ModelScopeEmbeddings(EncoderFields, Embeddings):
@@ -39,5 +39,10 @@ class ModelScopeEmbeddings(EncoderFields, Embeddings):
 
     @property
     def cache_namespace(self) -> str:
-        """Return a key of everything that changes a vector, for `CacheBackedEmbeddings(namespace=...)`."""
-        return json.dumps(self.identity() | {"query_instruction": self.query_instruction}, default=str, sort_keys=True)
+        """Return a short key of everything that changes a vector, for `CacheBackedEmbeddings(namespace=...)`.
+
+        It is safe in file names. Queries and documents need a store each (`query_embedding_cache=another_store`): with
+        one for both, a query gets the vector of a document of the same text. It tells apart models, recipes, options,
+        instructions, revisions and, for `path=`, files; before the first download no revision is known yet.
+        """
+        return cache_key(self.spec.name, self.identity() | {"query_instruction": self.query_instruction})

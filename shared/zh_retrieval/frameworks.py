@@ -5,28 +5,23 @@ Needs pydantic, which both frameworks bring. Imports no torch: that comes with t
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 from typing_extensions import Self
 
 from zh_retrieval import checks
 from zh_retrieval.base import Encoder, Model, Pair, Reranker, Span
+from zh_retrieval.conversion import as_lists
 from zh_retrieval.lazy import Lazy
 from zh_retrieval.options import OPTIONS, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
 from zh_retrieval.ranking import Normalize, Ranked, normalize_scores, select_ranked
 from zh_retrieval.recipes.registry import check_task, get_spec
 from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec, Task
-
-if TYPE_CHECKING:
-    import numpy as np
-
-_CONVERTED_AT_ONCE = 50_000  # numbers: about 1 ms
 
 
 def _option(name: str) -> Any:
@@ -136,13 +131,10 @@ class LoadFields(BaseModel):
         check_dimensions(self.spec, self.dimensions, None)
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that changes a result of this model, for cache keys, with what "auto" means here."""
-        from zh_retrieval.engine.hardware import resolve_device, resolve_dtype
+        """Return everything that changes a result of this model, as `zh_retrieval.identity.identity`."""
+        from zh_retrieval.identity import identity
 
-        options = LoadOptions.given(**self.load_options())
-        meant = {"dtype": str(resolve_dtype(options.dtype, resolve_device(options.device))).removeprefix("torch.")}
-        names = [name for name, option in OPTIONS.items() if option.changes_results]
-        return {"model": self.spec.name} | {name: meant.get(name, getattr(options, name)) for name in names}
+        return identity(self.spec, LoadOptions.given(**self.load_options()))
 
     def warmup(self) -> None:
         """Load the weights and compute once, so that the first user does not wait for either."""
@@ -151,6 +143,10 @@ class LoadFields(BaseModel):
     def unload(self) -> None:
         """Forget the weights: they are freed with the last call that runs, and the next one loads them again."""
         self._lazy.drop()
+
+    async def aunload(self) -> None:
+        """Do what `unload` does, the freeing of memory in another thread: the event loop goes on meanwhile."""
+        await self._lazy.adrop()
 
     def _load(self) -> Any:
         return self._lazy.get(self._open)
@@ -247,16 +243,3 @@ def without_defaults(stored: dict[str, Any]) -> dict[str, Any]:
     So the environment of the machine that reads a dump speaks where the one that wrote it left the default.
     """
     return {name: value for name, value in stored.items() if name not in OPTIONS or value != OPTIONS[name].default}
-
-
-async def as_lists(vectors: np.ndarray) -> list[list[float]]:
-    """Return the rows as lists of Python floats, made a few at a time so that the event loop goes on meanwhile.
-
-    Not in a thread: that would hold the interpreter's lock, and the loop waits 5 ms whenever it has to ask for it.
-    """
-    step = max(1, _CONVERTED_AT_ONCE // max(1, vectors.shape[1]))
-    lists: list[list[float]] = vectors[:step].tolist()
-    for low in range(step, len(vectors), step):
-        await asyncio.sleep(0)
-        lists += vectors[low : low + step].tolist()
-    return lists

@@ -11,6 +11,7 @@ LC_RERANKERS = "langchain_zh_retrieval/compressors.py"
 LI_EMBEDDINGS = "llama_index_zh_retrieval/embeddings.py"
 LI_RERANKERS = "llama_index_zh_retrieval/postprocessors.py"
 FRAMEWORKS = "shared/zh_retrieval/frameworks.py"
+IDENTITY = "shared/zh_retrieval/identity.py"
 LAZY = "shared/zh_retrieval/lazy.py"
 
 
@@ -102,7 +103,7 @@ RULES = (
     Rule(
         "the cache namespace tells apart what changes vectors",
         (LANGCHAIN + "test_cache_namespace_tells_apart_what_changes_vectors",),
-        FRAMEWORKS, "for name in names}", 'for name in names if name != "dtype"}',
+        IDENTITY, '"float32" if options.quantization == "int8" else dtype', "None",
     ),
     Rule(
         "the cache namespace holds the instruction",
@@ -164,8 +165,8 @@ RULES = (
     Rule(
         "a pipeline runs in worker processes, each of which loads for itself",
         (LLAMA + "test_an_ingestion_pipeline_runs_in_worker_processes",),
-        LAZY, "if self._model is None or self._model.closed:",
-        "if __import__('multiprocessing').parent_process() is None:",
+        LAZY, "model = load()",
+        "assert __import__('multiprocessing').parent_process() is None; model = load()",
     ),
     Rule(
         "every rerank start event has its end, errors included",

@@ -44,7 +44,7 @@ def results(made):
 
 
 def handle(made):
-    return made._lazy._model
+    return made._lazy._held
 
 
 WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda made: pickle.loads(pickle.dumps(made))}

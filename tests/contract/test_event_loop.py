@@ -52,20 +52,27 @@ def scored_nodes():
 
 
 SPANS = [(start, start + 20) for start in range(0, 2000, 20)]
+UNLOAD = {"aunload": lambda made: made.aunload()}
 COMPRESSOR = {
+    **UNLOAD,
     "acompress_documents": lambda made: made.acompress_documents(documents(), QUERY),
     "ascore": lambda made: made.ascore(PAIRS),
     "as_runnable.ainvoke": lambda made: made.as_runnable().ainvoke({"query": QUERY, "documents": documents()}),
 }
-POSTPROCESSOR = {"apostprocess_nodes": lambda made: made.apostprocess_nodes(scored_nodes(), QueryBundle(QUERY))}
+POSTPROCESSOR = {
+    **UNLOAD,
+    "apostprocess_nodes": lambda made: made.apostprocess_nodes(scored_nodes(), QueryBundle(QUERY)),
+}
 CASES = {
     lc.ModelScopeEmbeddings: {
+        **UNLOAD,
         "aembed_documents": lambda made: made.aembed_documents(MANY),
         "aembed_query": lambda made: each(made.aembed_query),
     },
     lc.BGEReranker: COMPRESSOR,
     lc.RankingGPTReranker: COMPRESSOR,
     li.ModelScopeEmbedding: {
+        **UNLOAD,
         "acall": lambda made: made.acall(nodes()),
         "aget_agg_embedding_from_queries": lambda made: made.aget_agg_embedding_from_queries(LONG),
         "aget_query_embedding": lambda made: each(made.aget_query_embedding),

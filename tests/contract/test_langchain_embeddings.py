@@ -1,11 +1,14 @@
 """`ModelScopeEmbeddings` against LangChain's own suite and its users' expectations."""
 
+import os
 import pickle
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from langchain_classic.embeddings import CacheBackedEmbeddings
-from langchain_core.stores import InMemoryByteStore
+from langchain_classic.storage import LocalFileStore
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
@@ -13,6 +16,7 @@ from pydantic import ValidationError
 
 import zh_retrieval as zr
 from langchain_zh_retrieval import ModelScopeEmbeddings
+from tests.tiny_models import tiny_bert
 from zh_retrieval.engine.hardware import cpu_computes_bfloat16
 
 OPTIONS = {"model": "e5-small-zh", "device": "cpu", "dtype": "float32"}
@@ -103,9 +107,49 @@ def test_weights_never_travel_in_pickles(embeddings):
 def test_cache_namespace_tells_apart_what_changes_vectors(tmp_path):
     base = ModelScopeEmbeddings("bge-base-zh", device="cpu").cache_namespace
     assert base == ModelScopeEmbeddings("BAAI/bge-base-zh-v1.5", device="cpu", cache_dir=tmp_path).cache_namespace
-    for change in ({"revision": "x"}, {"query_instruction": ""}, {"dtype": "float16"}, {"path": tmp_path}):
-        assert ModelScopeEmbeddings("bge-base-zh", device="cpu", **change).cache_namespace != base
-    assert ModelScopeEmbeddings("bge-large-zh").cache_namespace != base
+    changes = ({"revision": "x"}, {"query_instruction": ""}, {"dtype": "float16"}, {"path": tmp_path},
+               {"max_length": 64}, {"overflow": "error"}, {"quantization": "int8"})  # fmt: skip
+    found = {ModelScopeEmbeddings("bge-base-zh", device="cpu", **change).cache_namespace for change in changes}
+    assert len(found | {base, ModelScopeEmbeddings("bge-large-zh").cache_namespace}) == len(changes) + 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pooling": "mean"},
+        {"query_template": "{instruction}? {text}"},
+        {"document_template": "- {text}"},
+        {"suffix": ()},
+    ],
+)
+def test_cache_namespace_tells_apart_recipes_of_one_name(monkeypatch, change):
+    made = ModelScopeEmbeddings("bge-base-zh", device="cpu")
+    other = replace(made.spec, **change)
+    described = replace(made.spec, license="another", parameters=1)
+    base = made.cache_namespace
+    for spec, same in ((other, False), (described, True)):
+        monkeypatch.setattr(ModelScopeEmbeddings, "spec", property(lambda self, spec=spec: spec))
+        assert (made.cache_namespace == base) is same
+
+
+def test_cache_namespace_tells_apart_snapshots(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = ModelScopeEmbeddings("bge-base-zh", device="cpu", cache_dir=tmp_path)
+    found = {made.cache_namespace}
+    folder = tiny_bert(tmp_path / "models" / "AI-ModelScope--bge-base-zh-v1.5" / "snapshots" / "one")
+    found.add(made.cache_namespace)
+    folder.rename(folder.with_name("two"))
+    assert len(found | {made.cache_namespace}) == 3
+
+
+def test_cache_namespace_tells_a_model_trained_again_in_its_folder(tmp_path):
+    made = ModelScopeEmbeddings("bge-base-zh", path=tiny_bert(tmp_path), device="cpu")
+    before = made.cache_namespace
+    assert before == ModelScopeEmbeddings("bge-base-zh", path=str(tmp_path), device="cpu").cache_namespace
+    time = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    tiny_bert(tmp_path, seed=1)
+    os.utime(tmp_path / "model.safetensors", ns=(time, time + 1))
+    assert made.cache_namespace != before
 
 
 def test_cache_namespace_says_what_auto_means_here():
@@ -117,13 +161,26 @@ def test_cache_namespace_says_what_auto_means_here():
     assert found["float32"] != found["bfloat16"]
 
 
-def test_cache_backed_embeddings_work_with_the_namespace(embeddings):
+def test_cache_namespace_is_short_and_safe_in_file_names(tmp_path):
+    folder = tmp_path / "路 径:*?"
+    folder.mkdir()
+    for made in (ModelScopeEmbeddings("bge-base-zh", path=folder), ModelScopeEmbeddings("e5-small-zh")):
+        assert re.fullmatch(r"[a-zA-Z0-9.-]{1,90}", made.cache_namespace)
+
+
+def test_files_cache_documents_and_queries(embeddings, tmp_path, monkeypatch):
+    documents, queries = LocalFileStore(tmp_path / "documents"), LocalFileStore(tmp_path / "queries")
     cached = CacheBackedEmbeddings.from_bytes_store(
-        embeddings, InMemoryByteStore(), namespace=embeddings.cache_namespace, key_encoder="sha256"
-    )
-    first = cached.embed_documents(TEXTS[:2])
-    np.testing.assert_allclose(cached.embed_documents(TEXTS[:2]), first, atol=1e-6)
+        embeddings, documents, namespace=embeddings.cache_namespace, query_embedding_cache=queries,
+        key_encoder="sha256",
+    )  # fmt: skip
+    first, query = cached.embed_documents(TEXTS[:2]), cached.embed_query(TEXTS[0])
     np.testing.assert_allclose(first, embeddings.embed_documents(TEXTS[:2]), atol=1e-6)
+    np.testing.assert_allclose(query, embeddings.embed_query(TEXTS[0]), atol=1e-6)
+    assert (len(list(documents.yield_keys())), len(list(queries.yield_keys()))) == (2, 1)
+    monkeypatch.setattr(embeddings, "_load", None)
+    assert cached.embed_documents(TEXTS[:2]) == first
+    assert cached.embed_query(TEXTS[0]) == query
 
 
 def test_repr_and_dumps_hold_no_secret(monkeypatch):

@@ -1,0 +1,60 @@
+"""What results depend on, and a key of it for caches of results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from zh_retrieval.hub.cache import locate
+from zh_retrieval.hub.snapshot import read_manifest
+from zh_retrieval.options import OPTIONS, LoadOptions
+from zh_retrieval.recipes.spec import ModelSpec
+
+RECIPE_VERSION = 1
+"""Raised when equal recipes, options and weights come to give other results than before."""
+
+_DESCRIPTION = {"aliases", "sources", "parameters", "license", "score_range", "shape"}  # of a recipe; changes no result
+
+
+def identity(spec: ModelSpec, options: LoadOptions) -> dict[str, Any]:
+    """Return everything that changes a result, by name, with what "auto" means on this machine; loads no weights.
+
+    `weights` tells weights apart: the revision of the snapshot here, None where there is none or it does not say; for
+    `path=` each file with its size and its time, so that a model that is trained again in its folder is another one.
+    """
+    from zh_retrieval.engine.hardware import resolve_device, resolve_dtype
+
+    dtype = str(resolve_dtype(options.dtype, resolve_device(options.device))).removeprefix("torch.")
+    recipe = {entry.name: getattr(spec, entry.name) for entry in fields(spec) if entry.name not in _DESCRIPTION}
+    chosen = {name: getattr(options, name) for name, option in OPTIONS.items() if option.changes_results}
+    chosen |= {"dtype": "float32" if options.quantization == "int8" else dtype}
+    return chosen | {"recipe": recipe, "recipe_version": RECIPE_VERSION, "weights": _weights(spec, options)}
+
+
+def cache_key(what: str, values: dict[str, Any]) -> str:
+    """Return `what` and a hash of the values, in letters, digits, "." and "-": fit for file names on every system."""
+    text = json.dumps(values, default=repr, sort_keys=True, ensure_ascii=True)
+    return f"{re.sub('[^A-Za-z0-9.]+', '-', what)[:48]}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _weights(spec: ModelSpec, options: LoadOptions) -> Any:
+    if options.path is not None:
+        return list(_files(Path(options.path).expanduser()))
+    folder = locate(spec, revision=options.revision, cache_dir=options.cache_dir).path
+    if folder is None:
+        return None
+    manifest = read_manifest(folder)
+    in_its_name = folder.name if folder.parent.name == "snapshots" else None
+    return manifest.revision if manifest is not None else in_its_name
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    for file in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+        if file.is_file():
+            status = file.stat()
+            yield file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns
