@@ -9,7 +9,7 @@ import zh_retrieval as zr
 def _no_user_settings(monkeypatch):
     from zh_retrieval.options import ENVIRONMENT
 
-    for name in ENVIRONMENT.values():
+    for name in (*ENVIRONMENT.values(), "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -120,6 +120,7 @@ def test_a_ref_cannot_lead_out_of_the_cache(repository, tmp_path, published):
     refer(repository, "up", "../../../../published")
     assert found(tmp_path, "evil") is None
     assert found(tmp_path, "up") is None
+    assert found(tmp_path, str(published)) is None
 
 
 def test_modelscope_takes_the_default_branch_and_then_the_newest(tmp_path, published):
@@ -222,7 +223,7 @@ def test_a_user_without_a_home_is_told_what_to_set(tmp_path):
     assert "Set HOME, or give cache_dir." in done.stderr
     done = without_home("download.fetch(spec, cache_dir=sys.argv[1])", tmp_path)  # the client itself needs one
     assert "DownloadError" in done.stderr.splitlines()[-1]
-    assert "set HOME" in done.stderr.splitlines()[-1]
+    assert "Set HOME" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ def stub(files, monkeypatch, tmp_path):
     branches = {"main": COMMIT, "v1": OLDER}
     with serve(HuggingFaceStub({ID: {COMMIT: dict(files), OLDER: dict(files)}}, branches)) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # whatever the user's environment says
         yield running
 
 

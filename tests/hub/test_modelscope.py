@@ -76,3 +76,12 @@ def test_a_hub_that_is_down_is_not_asked_by_two_loops(stub, tmp_path, pauses):
     with pytest.raises(zr.DownloadError, match="after 4 tries"):
         download.fetch(SPEC, cache_dir=tmp_path / "cache", policy=pauses.policy)
     assert len(stub.requests) == 4
+
+
+def test_a_file_that_outlasts_the_clients_time_limit_goes_on(stub, tmp_path, pauses, monkeypatch):
+    monkeypatch.setattr(CLIENT, "DOWNLOAD_TOTAL_TIMEOUT", 0.5)  # an hour, in which a slow line cannot fetch a shard
+    stub.stall["model.safetensors"] = [1000, 2000, 3000]
+    assert verify(download.fetch(SPEC, cache_dir=tmp_path / "cache", policy=pauses.policy)) == []
+    starts = [first for path, first in stub.requests if path == "model.safetensors"]
+    assert starts == [None, "bytes=1000-", "bytes=3000-", "bytes=6000-"]
+    assert [pause for pause in pauses.made if pause] == [0.5, 1.0, 2.0]

@@ -83,13 +83,21 @@ def test_who_need_not_wait_says_nothing(folder, caplog, capsys):
     assert capsys.readouterr().err == ""
 
 
+CHILD = """
+import sys
+import zh_retrieval as zr
+from zh_retrieval.hub import download
+print(download.fetch(zr.get_spec(sys.argv[1]), cache_dir=sys.argv[2]))
+"""
+
+
 @pytest.mark.slow
 def test_the_second_of_two_processes_names_the_first(tmp_path, monkeypatch):
     spec = zr.get_spec("bge-large-zh")
     monkeypatch.setenv("MODELSCOPE_DOWNLOAD_INTRA_CLOUD", "false")
     content = {file.name: file.read_bytes() for file in tiny_bert(tmp_path / "published").iterdir()}
     with serve(Stub({spec.sources[0].id: content}, delay=2.5)) as stub:
-        command = [sys.executable, "-m", "zh_retrieval.cli.main", "download", spec.name, "--cache-dir", str(tmp_path)]
+        command = [sys.executable, "-c", CHILD, spec.name, str(tmp_path)]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MODELSCOPE_ENDPOINT": stub.url}
         start = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
         both = [subprocess.Popen(command, **start) for _ in range(2)]

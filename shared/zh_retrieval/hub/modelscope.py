@@ -32,7 +32,7 @@ def endpoint() -> str:
 
 def list_files(what: str, id: str, revision: str | None, policy: RetryPolicy) -> Listing:
     """Return the files of a repository at a revision (None: the default branch)."""
-    api = _api()
+    api = _api(what)
 
     def ask() -> Listing:
         listed = api.list_repo_files(id, "model", revision=revision)
@@ -63,7 +63,7 @@ def fetch_files(
     """
     from modelscope_hub import ProgressCallback
 
-    api = _api()
+    api = _api(what)
 
     def fetch() -> None:
         advance = start()
@@ -90,12 +90,13 @@ def fetch_files(
     attempt(request, fetch, policy)
 
 
-def _api() -> Any:
+def _api(what: str) -> Any:
     try:
         Path.home()
     except RuntimeError as error:  # the client looks for its settings there as it is imported
         raise DownloadError(
-            "ModelScope's client needs a home folder, and this user has none: set HOME to a folder that can be written."
+            f"{what} could not be fetched: ModelScope's client needs a home folder, and this user has none. "
+            "Set HOME to a folder that can be written."
         ) from error
     from modelscope_hub import HubApi
 

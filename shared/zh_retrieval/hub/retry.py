@@ -7,7 +7,6 @@ arrived meanwhile: a bad line then goes on from where it was cut. Everything els
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -131,9 +130,10 @@ def _raise_what_stays(request: Request, error: Exception, causes: list[BaseExcep
         remedy = "The hub does not send what it lists: try again later, or another revision."
         raise _failure(request, causes, number, remedy) from error
     if not any(_passes(cause) for cause in causes):
-        version = importlib.metadata.version(request.package)
-        remedy = f"({request.package} {version}). Check what the hub answers, or install another version of its client."
-        raise _failure(request, causes, number, remedy) from error
+        from importlib.metadata import version
+
+        remedy = "Check what the hub answers, or install another version of its client."
+        raise _failure(request, causes, number, remedy, f" ({request.package} {version(request.package)})") from error
 
 
 def _passes(cause: BaseException) -> bool:
@@ -176,9 +176,9 @@ def _retry_after(causes: list[BaseException]) -> float:
     return longest
 
 
-def _failure(request: Request, causes: list[BaseException], tries: int, remedy: str) -> DownloadError:
-    text = f"{request.what} could not be fetched after {tries} {'try' if tries == 1 else 'tries'}: {_short(causes)}"
-    return DownloadError(f"{text} {remedy}" if remedy.startswith("(") else f"{text}. {remedy}")
+def _failure(request: Request, causes: list[BaseException], tries: int, remedy: str, client: str = "") -> DownloadError:
+    counted = f"{tries} {'try' if tries == 1 else 'tries'}"
+    return DownloadError(f"{request.what} could not be fetched after {counted}: {_short(causes)}{client}. {remedy}")
 
 
 def _files(causes: list[BaseException]) -> list[str]:
