@@ -7,6 +7,7 @@ from typing_extensions import Unpack
 from zh_retrieval.base import Encoder, Reranker
 from zh_retrieval.engine.hardware import resolve_device
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.local.call import Limits
 from zh_retrieval.local.encoder import LocalEncoder
 from zh_retrieval.local.reranker import LocalReranker
 from zh_retrieval.local.sharing import LoadedModel, close_all, share
@@ -59,7 +60,7 @@ def load_reranker(model: str | ModelSpec, *, show_progress: bool = False, **opti
 
 def _acquire(
     name: str | ModelSpec, task: Task, options: LoadOptions, show_progress: bool
-) -> tuple[LoadedModel, ModelSpec, int, Overflow]:
+) -> tuple[LoadedModel, ModelSpec, int, Overflow, Limits]:
     spec = get_spec(name)
     check_task(spec, task)
     options.check(task)
@@ -78,7 +79,8 @@ def _acquire(
     except ConfigError:
         model.release()
         raise
-    return model, spec, max_length, options.overflow
+    limits = Limits(queue=options.max_queue_tokens, when_full=options.when_full)
+    return model, spec, max_length, options.overflow, limits
 
 
 def _max_length(spec: ModelSpec, options: LoadOptions, limit: int) -> int:

@@ -151,7 +151,7 @@ def _sequences(model: Session, text: str) -> list[int]:
     if isinstance(model, LocalEncoder):
         return list(model._documents([text]).prepare(0, 1)[0].ids)
     assert isinstance(model, LocalReranker)
-    return list(model._work([("好", text)]).prepare(0, 1)[0].ids)
+    return list(model._scoring([("好", text)]).prepare(0, 1)[0].ids)
 
 
 def _ends(model: Session) -> Check:

@@ -11,6 +11,7 @@ import torch
 
 import zh_retrieval as zr
 from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
+from zh_retrieval.sequence import Tokens
 
 TEXTS = ["你好", "绿茶用八十度的水冲泡。", "", "Python 读取文件", "长" * 900, "a", "你好"]
 
@@ -149,7 +150,7 @@ def test_equal_handles_share_weights_and_the_last_one_frees_them():
     scheduler = second._model.scheduler
     del second
     with pytest.raises(zr.ClosedError):
-        scheduler.submit([])
+        scheduler.submit([Tokens([0])])
     other.close()
 
 

@@ -45,7 +45,7 @@ def bare(folder):
 
 
 def ids_of(reranker, pair, instruction=None):
-    return [list(tokens.ids) for tokens in reranker._work([pair], instruction).prepare(0, 1)]
+    return [list(tokens.ids) for tokens in reranker._scoring([pair], instruction).prepare(0, 1)]
 
 
 @pytest.mark.parametrize("instruction", ["找出回答", "{text} {query} {instruction}", ""])
@@ -107,7 +107,7 @@ def test_windows_show_every_part_of_a_document(folder, bare):
     limit = len(head) + len(tail) + 40
     options = {"path": folder, "overflow": "window", "max_length": limit, **OPTIONS}
     with zr.load_reranker("qwen3-reranker-0.6b", **options) as windowed:
-        tokens = windowed._work([pair]).prepare(0, 1)
+        tokens = windowed._scoring([pair]).prepare(0, 1)
         seen = [list(item.ids) for item in tokens]
         assert len(seen) > 2
         assert all(ids[-len(tail) :] == tail and len(ids) <= limit for ids in seen)

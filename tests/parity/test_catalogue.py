@@ -172,7 +172,7 @@ def test_vectors_equal_the_eager_class(name, row, folder_of):
 def assert_scores(name, folder, expected_ids, score):
     """Compare ids and scores of PAIRS; `score(ids, query)` is the reference."""
     with zr.load_reranker(name, path=folder, **OPTIONS) as reranker:
-        ids = [list(tokens.ids) for tokens in reranker._work(PAIRS).prepare(0, len(PAIRS))]
+        ids = [list(tokens.ids) for tokens in reranker._scoring(PAIRS).prepare(0, len(PAIRS))]
         assert ids == expected_ids
         together, alone = reranker.score(PAIRS), [reranker.score([pair])[0] for pair in PAIRS]
     expected = [score(ids, query) for ids, (query, _) in zip(expected_ids, PAIRS, strict=True)]

@@ -64,7 +64,7 @@ def test_scores_alone_equal_the_eager_model(reranker, expected):
 
 
 def test_pair_ids_are_the_published_ones(folder, reranker):
-    work = reranker._work(PAIRS)
+    work = reranker._scoring(PAIRS)
     assert [list(tokens.ids) for tokens in work.prepare(0, len(PAIRS))] == [
         published_pair_ids(folder, *pair) for pair in PAIRS
     ]
@@ -92,7 +92,7 @@ def test_windows_take_the_best_part_of_a_long_document(folder, reranker):
     with zr.load_reranker(
         "bge-reranker-large", path=folder, device="cpu", dtype="float32", overflow="window"
     ) as windowed:
-        tokens = windowed._work([("猫", document)]).prepare(0, 1)
+        tokens = windowed._scoring([("猫", document)]).prepare(0, 1)
         best = max(windowed._model.engine.run(tokens)[:, 0])
         assert windowed.score([("猫", document)])[0] == pytest.approx(best, abs=1e-5)
         assert windowed.score(PAIRS[:1])[0] == pytest.approx(reranker.score(PAIRS[:1])[0], abs=1e-6)
@@ -142,7 +142,7 @@ def test_query_likelihood_of_any_causal_lm_equals_the_eager_model(causal):
 def test_only_document_tokens_are_cut(tmp_path_factory):
     folder = tiny_causal_lm(tmp_path_factory.mktemp("llama"))
     with zr.load_reranker("rankinggpt", path=folder, device="cpu", dtype="float32", max_length=64) as loaded:
-        tokens = loaded._work([("天气怎么样", SENTENCE * 9)]).prepare(0, 1)[0]
+        tokens = loaded._scoring([("天气怎么样", SENTENCE * 9)]).prepare(0, 1)[0]
         query, context = plain_ids(folder, "天气怎么样"), plain_ids(folder, f"Document: {SENTENCE * 9} Query:")
         tail = plain_ids(folder, "好。 Query:")[len(plain_ids(folder, "好。")) :]
         assert tokens.targets == tuple(query)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.tiny_models import BUILTIN, wordpiece_files
 from zh_retrieval.chunking import sentence_spans
-from zh_retrieval.local.late_chunking import ChunkWork
+from zh_retrieval.local.late_chunking import Chunking
 from zh_retrieval.tokenization.late_chunks import best_window, macro_windows
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 from zh_retrieval.tokenization.vocabulary import load_vocabulary
@@ -45,7 +45,7 @@ def tokenizer(request, tmp_path_factory):
 
 def prepared(document, spans, tokenizer, template="{text}", max_length=12):
     """Return the token ranges of the spans, each with the length of the window it is read in."""
-    work = ChunkWork(document, spans, tokenizer, template, max_length, 8)
+    work = Chunking(document, spans, tokenizer, template, max_length, 8)
     return [(span, len(tokens.ids)) for tokens in work.prepare(0, 1) for span in tokens.spans]
 
 

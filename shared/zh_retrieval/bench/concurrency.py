@@ -127,7 +127,7 @@ def scheduler_overhead(_: LocalEncoder, count: int) -> float:
     seconds = []
     for _call in range(count):
         start = time.perf_counter()
-        scheduler.submit([Tokens([1, 2, 3])], "query").result()
+        scheduler.submit([Tokens([1, 2, 3])], "interactive").result()
         seconds.append(time.perf_counter() - start)
     scheduler.close()
     return statistics.median(seconds) * 1000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from zh_retrieval import process
 from zh_retrieval.checkpoint import blocks, lora
 from zh_retrieval.checkpoint.weight_files import IGNORED, check_files, find_not_finite, find_tensor, weight_files
 from zh_retrieval.errors import CheckpointError
@@ -26,7 +26,7 @@ from zh_retrieval.tokenization.tokenizer import TextTokenizer, build
 from zh_retrieval.tokenization.vocabulary import load_vocabulary
 
 _REDIRECTIONS = {"transformers_weights"}  # names another weights file, anywhere
-_QUIET = threading.Lock()
+_QUIET = process.RenewedLock()
 
 
 @dataclass(frozen=True, slots=True)

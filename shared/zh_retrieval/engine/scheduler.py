@@ -1,115 +1,98 @@
-"""One worker thread per engine: merges the work of all callers into token-budget batches, queries ahead of bulk."""
+"""One worker thread for each engine: merges the work of all callers into token-budget batches, in turn.
+
+The worker alone owns the queues. Others leave mail, which takes no lock of ours: callers, garbage collections that
+release a model, a signal handler that interrupts either.
+"""
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
-from typing import Literal, Protocol
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager, nullcontext, suppress
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
+from zh_retrieval import process
+from zh_retrieval.engine.base import Engine, Pending
+from zh_retrieval.engine.room import Room
+from zh_retrieval.engine.turns import Job, Priority, Share, Turns
 from zh_retrieval.errors import CheckpointError, ClosedError
-from zh_retrieval.sequence import Tokens, by_length, fill
+from zh_retrieval.sequence import Tokens
 
 logger = logging.getLogger(__name__)
 
-Priority = Literal["query", "bulk"]
+_STREAK = 8  # interactive batches in a row after which waiting bulk work gets one batch
+_PATIENCE = 0.1  # seconds that `close` waits for a worker that has nothing to do
 
-_QUEUE_TOKENS = 4_000_000  # waiting tokens after which `submit` blocks
-_QUERY_STREAK = 8  # query batches in a row after which waiting bulk work gets one batch
-
-
-class PendingRows(Protocol):
-    """Rows that a device may still be computing."""
-
-    @property
-    def ready(self) -> bool: ...
-
-    def result(self) -> np.ndarray: ...
-
-
-class Runner(Protocol):
-    """What the scheduler drives: an `Engine`, or a fake of one."""
-
-    width: int
-    max_batch_tokens: int
-
-    def launch(self, tokens: Sequence[Tokens]) -> PendingRows: ...
-
-
-class Job:
-    """One call's sequences, and the future of its float32 (R, width) rows in the caller's order."""
-
-    __slots__ = ("future", "on_rows", "order", "rows", "starts", "taken", "tokens", "unfinished", "waiting_tokens")
-
-    def __init__(self, tokens: Sequence[Tokens], on_rows: Callable[[int, int], None] | None) -> None:
-        self.tokens = tokens
-        self.on_rows = on_rows
-        self.future: Future[np.ndarray] = Future()
-        self.order = by_length([len(item.ids) for item in tokens]) if len(tokens) > 1 else [0]
-        self.taken = 0
-        self.unfinished = len(tokens)
-        self.waiting_tokens = sum(len(item.ids) for item in tokens)
-        self.starts: list[int] = [0]
-        for item in tokens:
-            self.starts.append(self.starts[-1] + item.rows)
-        self.rows: np.ndarray | None = None
-
-
-Share = tuple[Job, list[int]]  # the indices of a job that are part of a batch
+Freed = tuple[Priority, int]
+_Mail = Job | Freed | None  # work, room that is free again, or only a reason to wake up
 
 
 class Scheduler:
-    """Owns the worker thread of one engine. Every method may be called from any thread."""
+    """Owns the worker thread of one engine. Every method may be called from any thread, and from a finalizer."""
 
-    def __init__(self, engine: Runner) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine) -> None:
+        self._engine: Engine | None = engine
+        self._closed = False
         self._reset()
         _ALIVE.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
-        self._queues: dict[Priority, deque[Job]] = {"query": deque(), "bulk": deque()}
-        self._queued_tokens = 0
+        self._mail: SimpleQueue[_Mail] = SimpleQueue()
+        self._room = Room()
+        self._turns: dict[Priority, Turns] = {"interactive": Turns(), "bulk": Turns()}
+        self._jobs: set[Job] = set()  # everything that is not finished; adding and discarding need no lock
         self._streak = 0
-        self._closed = False
+        self._idle = True
+        self._starting = threading.RLock()  # a garbage collection that starts a thread may come to start it too
         self._thread: threading.Thread | None = None
-        self._flying: tuple[list[Share], PendingRows] | None = None  # launched, and not delivered yet
-        self._held: list[Share] = []  # what the worker has in hand during a step
+        self.ended: Future[None] = Future()
 
-    def submit(
-        self, tokens: Sequence[Tokens], priority: Priority = "bulk", on_rows: Callable[[int, int], None] | None = None
-    ) -> Future[np.ndarray]:
-        """Return the future of float32 (R, width) for `tokens`, which must not be empty.
+    def reserve(
+        self, tokens: int, priority: Priority = "bulk", *, limit: int | None = None, refuse: bool = False
+    ) -> Future[None] | None:
+        """Count about `tokens` tokens as waiting: None if the queue has room, else the future of it.
 
-        Blocks while the queue is full. Cancelling the future drops the work that has not started. `on_rows` is called
-        from the worker after each batch with how many sequences are done, and of how many.
+        Whoever was let in gives the room back by a job with `reserved=tokens`, or by `free`.
 
         Raises:
-            ClosedError: The scheduler was closed.
+            OverloadedError: There is no room, and `refuse` is true.
+            ClosedError: The model was closed.
         """
-        if not tokens:
-            raise ValueError("There is nothing to compute: tokens is empty.")
-        job = Job(tokens, on_rows)
-        with self._lock:
-            while self._queued_tokens >= _QUEUE_TOKENS and not self._closed:
-                self._room.wait()
-            if self._closed:
-                raise ClosedError("The model was closed. Load it again.")
-            self._queues[priority].append(job)
-            self._queued_tokens += job.waiting_tokens
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="zh-retrieval", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+        self._check_open()
+        room = self._room.reserve(priority, tokens, limit, refuse)
+        if room is not None:
+            self._wake()
+        return room
+
+    def free(self, tokens: int, priority: Priority) -> None:
+        """Give back room that was reserved and is not used."""
+        self._mail.put((priority, tokens))
+        self._wake()
+
+    def submit(
+        self, tokens: Sequence[Tokens], priority: Priority = "bulk", call: Hashable = None
+    ) -> Future[np.ndarray]:
+        """Return the future of float32 (R, width) for `tokens`, which must not be empty."""
+        return self.enqueue(Job(tokens, priority, call))
+
+    def enqueue(self, job: Job) -> Future[np.ndarray]:
+        """Let a job wait for its turn; never blocks. Cancelling its future drops what has not started.
+
+        Raises:
+            ClosedError: The model was closed.
+        """
+        self._jobs.add(job)
+        if self._closed:  # looked at after adding: `close` fails the job, or we do
+            self._jobs.discard(job)
+            self._check_open()
+        self._mail.put(job)
+        self._wake()
         return job.future
 
     @property
@@ -118,191 +101,235 @@ class Scheduler:
         return self._closed
 
     def close(self) -> None:
-        """Refuse new work, fail what waits with ClosedError, and wait for the batch that runs."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            waiting = [job for queue in self._queues.values() for job in queue]
-            for queue in self._queues.values():
-                queue.clear()
-            self._changed.notify_all()
-            self._room.notify_all()
-            thread = self._thread
-        for job in waiting:
-            _fail(job, ClosedError("The model was closed before this work was done."))
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        """Refuse new work, and fail what waits with ClosedError; the batch that runs ends, nobody waits for it."""
+        self.retire()
+        self._room.close()
+        for job in tuple(self._jobs):
+            if job.waits:
+                job.fail(ClosedError("The model was closed before this work was done."))
+        if self._idle and self._thread is not threading.current_thread():
+            self.join(_PATIENCE)  # it ends at once, and what it holds is free when this returns
+
+    def retire(self) -> None:
+        """Refuse new work when nobody waits any more. Made for finalizers: takes no lock and waits for nothing."""
+        self._closed = True
+        self._mail.put(None)
+        if self._thread is None:
+            self._engine = None
+            self._end()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the worker has ended after `close`, at most `timeout` seconds."""
+        with suppress(TimeoutError, FutureTimeoutError):
+            self.ended.result(timeout)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("The model was closed. Load it again.")
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name="zh-retrieval", daemon=True)
+                    try:
+                        self._thread.start()
+                    except BaseException:
+                        self._thread = None
+                        raise
 
     def _work(self) -> None:
         """Compute until closed; whatever escapes fails everything that waits, so that nobody waits for ever."""
         try:
-            while self._step():
-                pass
+            with self._activated():
+                self._compute()
         except BaseException as error:
             self._abandon(error)
+        finally:
+            self._engine = None
+            self._end()
 
-    def _step(self) -> bool:
-        """Start the next batch while the one before it is computed; return False when closed and done."""
-        flying, self._flying = self._flying, None
-        batch = self._next(wait=flying is None)
-        self._held = [*(flying[0] if flying else ()), *(batch or ())]
-        if batch is None and flying is None:
-            return False
-        launched = self._launch(batch) if batch else None
-        if flying is not None:
-            self._deliver(*flying)
-        if launched is not None and launched[1].ready:
-            self._deliver(*launched)
-            launched = None
-        self._flying = launched
-        self._held = []
-        return True
+    def _activated(self) -> AbstractContextManager[object]:
+        activate = getattr(self._engine, "activate", nullcontext)
+        return activate()
 
-    def _abandon(self, error: BaseException) -> None:
-        with self._lock:
-            self._closed = True
-            shares = [*self._held, *(self._flying[0] if self._flying else ())]
-            jobs = [job for job, _ in shares] + [job for queue in self._queues.values() for job in queue]
-            self._flying, self._held = None, []
-            for queue in self._queues.values():
-                queue.clear()
-            self._queued_tokens = 0
-            self._room.notify_all()
-        logger.error(
-            "The worker of a model stopped; the model is closed, and loads anew when asked for.", exc_info=error
-        )
-        for job in dict.fromkeys(jobs):
-            _fail(job, error)
+    def _compute(self) -> None:
+        """Start the next batch while the one before it is computed."""
+        flying: tuple[list[Share], Pending] | None = None
+        while True:
+            self._read_mail(wait=flying is None)
+            batch = self._next()
+            if batch is None and flying is None:
+                return
+            launched = self._launch(batch) if batch else None
+            if flying is not None:
+                self._deliver(*flying)
+            flying = launched
+            if flying is not None and _ready(flying[1]):
+                self._deliver(*flying)
+                flying = None
+            batch = launched = None  # nothing of a finished job stays alive while waiting
 
-    def _next(self, *, wait: bool) -> list[Share] | None:
-        with self._lock:
-            while True:
-                self._drop_dead()
-                queue = self._choose()
-                if queue:
-                    return self._take(queue)
-                if self._closed or not wait:
-                    return None
-                self._changed.wait()
+    def _read_mail(self, *, wait: bool) -> None:
+        """Take what has come; wait for something to do if there is nothing."""
+        while True:
+            try:
+                self._sort(self._mail.get_nowait())
+            except Empty:
+                if self._closed or not wait or any(self._turns.values()):
+                    return
+                self._drop()
+                self._idle = True
+                mail = self._mail.get()
+                self._idle = False
+                self._sort(mail)
+                del mail
 
-    def _choose(self) -> deque[Job]:
-        queries, bulk = self._queues["query"], self._queues["bulk"]
-        if queries and not (bulk and self._streak >= _QUERY_STREAK):
+    def _sort(self, mail: _Mail) -> None:
+        if isinstance(mail, Job):
+            self._turns[mail.priority].add(mail)
+        elif mail is not None:
+            self._room.free(*mail)
+
+    def _next(self) -> list[Share] | None:
+        if self._closed or self._engine is None:
+            return None
+        turns = self._choose()
+        shares = turns.take(self._engine.max_batch_tokens) if turns else None
+        for job, _ in shares or ():
+            if not job.waits:
+                self._leave(job)
+        self._drop()
+        return shares or None
+
+    def _choose(self) -> Turns:
+        interactive, bulk = self._turns["interactive"], self._turns["bulk"]
+        if interactive and not (self._streak >= _STREAK and bulk):
             self._streak += 1
-            return queries
+            return interactive
         self._streak = 0
-        return bulk or queries
+        return bulk
 
-    def _drop_dead(self) -> None:
-        for queue in self._queues.values():
-            for job in [job for job in queue if job.future.done()]:
-                queue.remove(job)
-                self._release(job.waiting_tokens)
+    def _drop(self) -> None:
+        for turns in self._turns.values():
+            for job in turns.dropped:
+                job.drop()
+                self._jobs.discard(job)
+                self._leave(job)
+            turns.dropped.clear()
 
-    def _release(self, tokens: int) -> None:
-        self._queued_tokens -= tokens
-        self._room.notify_all()
+    def _leave(self, job: Job) -> None:
+        """Give back the room that a job took while it waited."""
+        if job.reserved:
+            self._room.free(job.priority, job.reserved)
+            job.reserved = 0
 
-    def _take(self, queue: deque[Job]) -> list[Share]:
-        """Take sequences from the front jobs until the token budget is full; longest first within a job."""
-        budget = self._engine.max_batch_tokens
-        shares: list[Share] = []
-        while queue and budget > 0:  # a sequence over the budget leaves less than nothing
-            job = queue[0]
-            lengths = [len(job.tokens[index].ids) for index in _head(job, budget)]
-            count = fill(lengths, budget)
-            if shares and lengths[0] > budget:
-                break
-            shares.append((job, job.order[job.taken : job.taken + count]))
-            used = sum(lengths[:count])
-            job.taken += count
-            job.waiting_tokens -= used
-            budget -= used
-            self._release(used)
-            if job.taken < len(job.order):
-                break
-            queue.popleft()
-        return shares
-
-    def _launch(self, shares: list[Share]) -> tuple[list[Share], PendingRows] | None:
-        tokens = [job.tokens[index] for job, indices in shares for index in indices]
+    def _launch(self, shares: list[Share]) -> tuple[list[Share], Pending] | None:
+        assert self._engine is not None
         try:
-            return shares, self._engine.launch(tokens)
+            return shares, self._engine.launch([job.tokens[index] for job, indices in shares for index in indices])
         except Exception as error:
-            if len(shares) == 1:
-                _fail(shares[0][0], error)
-                return None
-        for share in shares:  # one caller's failure is not another's
-            alone = self._launch([share])
-            if alone is not None:
-                self._deliver(*alone)
-        return None
+            self._isolate(shares, error)
+            return None
 
-    def _deliver(self, shares: list[Share], pending: PendingRows) -> None:
+    def _deliver(self, shares: list[Share], pending: Pending) -> None:
         try:
             rows = pending.result()
         except Exception as error:
-            for job, _ in shares:
-                _fail(job, error)
+            self._isolate(shares, error)
             return
         low = 0
         for job, indices in shares:
             count = sum(job.tokens[index].rows for index in indices)
-            _accept(job, indices, rows[low : low + count])
+            self._accept(job, indices, rows[low : low + count])
             low += count
 
+    def _isolate(self, shares: list[Share], error: Exception) -> None:
+        """Compute each share of a failed batch alone: one caller's failure is not another's."""
+        if self._is_fatal(error):
+            raise error
+        if len(shares) == 1:
+            self._fail(shares[0][0], error)
+            return
+        for share in shares:
+            alone = self._launch([share])
+            if alone is not None:
+                self._deliver(*alone)
 
-def _head(job: Job, budget: int) -> list[int]:
-    """Return the job's next indices, no more than could fit."""
-    shortest = max(1, len(job.tokens[job.order[-1]].ids))
-    return job.order[job.taken : job.taken + budget // shortest + 1]
+    def _is_fatal(self, error: BaseException) -> bool:
+        is_fatal = getattr(self._engine, "is_fatal", None)
+        return is_fatal is not None and is_fatal(error)
+
+    def _accept(self, job: Job, indices: list[int], rows: np.ndarray) -> None:
+        if not job.future.done():
+            try:
+                if np.isfinite(rows).all():
+                    job.accept(indices, rows)
+                else:
+                    job.fail(CheckpointError(_not_finite(str(getattr(self._engine, "dtype", "")))))
+            except Exception as error:  # no memory for this caller's rows
+                job.fail(error)
+        if job.future.done():
+            job.drop()
+            self._jobs.discard(job)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        job.fail(error)
+        job.drop()
+        self._jobs.discard(job)
+
+    def _abandon(self, error: BaseException) -> None:
+        self._closed = True
+        logger.error("The worker of a model stopped: the model is closed, and loads anew when asked.", exc_info=error)
+        self._end(error)
+
+    def _end(self, cause: BaseException | None = None) -> None:
+        """Fail what is left, so that nobody waits for a worker that is gone."""
+        self._room.close()
+        for job in tuple(self._jobs):
+            closed = ClosedError(f"The model was closed before this work was done{_because(cause)}. Load it again.")
+            closed.__cause__ = cause
+            self._fail(job, closed)
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
-def _accept(job: Job, indices: list[int], rows: np.ndarray) -> None:
-    if job.future.done():
-        return
-    if not np.isfinite(rows).all():
-        _fail(job, CheckpointError("The model gave NaN or Inf. Try dtype='float32', or fetch the weights again."))
-        return
-    if job.rows is None:
-        job.rows = np.empty((job.starts[-1], rows.shape[1]), dtype=np.float32)
-    low = 0
-    for index in indices:
-        start, end = job.starts[index], job.starts[index + 1]
-        job.rows[start:end] = rows[low : low + end - start]
-        low += end - start
-    job.unfinished -= len(indices)
-    if job.on_rows is not None:
-        try:
-            job.on_rows(len(job.tokens) - job.unfinished, len(job.tokens))
-        except Exception:  # a bar whose stream is gone is no reason to lose the work
-            logger.info("Progress is not shown any more.", exc_info=True)
-            job.on_rows = None
-    if job.unfinished == 0 and job.future.set_running_or_notify_cancel():
-        job.future.set_result(job.rows)
+def _ready(pending: Pending) -> bool:
+    """Return True if `result` does not wait; a device that cannot say this says what is wrong in `result`."""
+    try:
+        return pending.ready
+    except Exception:
+        return True
 
 
-def _fail(job: Job, error: BaseException) -> None:
-    if not job.future.done() and job.future.set_running_or_notify_cancel():
-        job.future.set_exception(error)
+def _because(cause: BaseException | None) -> str:
+    return "" if cause is None else f": its worker stopped with {type(cause).__name__}: {cause}"
+
+
+def _not_finite(dtype: str) -> str:
+    if dtype.endswith("float16") and not dtype.endswith("bfloat16"):
+        return "The model gave NaN or Inf: float16 holds nothing above 65504. Use dtype='bfloat16' or 'float32'."
+    return "The model gave NaN or Inf. Try dtype='float32', or fetch the weights again."
 
 
 _ALIVE: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
+    """Start anew in a forked child: the worker and the callers of the parent do not exist here."""
     for scheduler in list(_ALIVE):
-        closed = scheduler._closed
         scheduler._reset()
-        scheduler._closed = closed
 
 
 def _at_exit() -> None:
-    for scheduler in list(_ALIVE):
+    """Let the batches that run end: an interpreter that ends under a thread inside torch is aborted."""
+    schedulers = list(_ALIVE)
+    for scheduler in schedulers:
         scheduler.close()
+    for scheduler in schedulers:
+        if scheduler._thread is not None:
+            scheduler._thread.join()
 
 
-atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+process.in_child(_after_fork)
+process.at_exit(_at_exit)

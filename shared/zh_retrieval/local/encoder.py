@@ -9,8 +9,9 @@ import numpy as np
 
 from zh_retrieval.base import Encoder
 from zh_retrieval.errors import ConfigError
-from zh_retrieval.local.late_chunking import ChunkWork
-from zh_retrieval.local.session import Session, Truncation, Work, check_instruction, distinct
+from zh_retrieval.local.call import Call, Truncation, distinct, snapshot, tokenizers
+from zh_retrieval.local.late_chunking import Chunking
+from zh_retrieval.local.session import Session, check_instruction
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.late_chunks import Span
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
@@ -23,63 +24,63 @@ class LocalEncoder(Session, Encoder):
 
     @property
     def dimension(self) -> int:
-        return self._model.engine.width
+        return self._width
 
     def encode_queries(
         self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
-        work = self._queries(texts, instruction)
-        self._run(work, self._priority(work), show_progress)
-        return work.vectors()
+        call = self._queries(snapshot(texts), instruction)
+        self._run(call, show_progress)
+        return call.vectors()
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
-        work = self._documents(texts)
-        self._run(work, "bulk", show_progress)
-        return work.vectors()
+        call = self._documents(snapshot(texts))
+        self._run(call, show_progress)
+        return call.vectors()
 
     async def aencode_queries(
         self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
-        work = await self._aprepare(texts, self._queries, instruction)
-        await self._arun(work, self._priority(work), show_progress)
-        return work.vectors()
+        call = await self._amake(self._queries, texts, instruction)
+        await self._arun(call, show_progress)
+        return call.vectors()
 
     async def aencode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
-        work = await self._aprepare(texts, self._documents)
-        await self._arun(work, "bulk", show_progress)
-        return work.vectors()
+        call = await self._amake(self._documents, texts)
+        await self._arun(call, show_progress)
+        return call.vectors()
 
     def encode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
-        work = self._chunks(document, spans)
-        self._run(work, "bulk", show_progress=False)
-        return work.vectors()
+        call = self._chunks(document, snapshot(spans))
+        self._run(call, show_progress=False)
+        return call.vectors()
 
     async def aencode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
-        work = await asyncio.to_thread(self._chunks, document, spans)
-        await self._arun(work, "bulk", show_progress=False)
-        return work.vectors()
+        spans = snapshot(spans)
+        call = await asyncio.get_running_loop().run_in_executor(tokenizers(), self._chunks, document, spans)
+        await self._arun(call, show_progress=False)
+        return call.vectors()
 
-    def _chunks(self, document: str, spans: Sequence[Span]) -> ChunkWork:
+    def _chunks(self, document: str, spans: Sequence[Span]) -> Chunking:
         if self.spec.pooling != "mean":
             raise ConfigError(f"{self.spec.name} pools by {self.spec.pooling!r}: late chunking needs mean pooling.")
         template, tokenizer = self.spec.document_template, self._model.tokenizer
-        return ChunkWork(document, spans, tokenizer, template, self.max_length, self.dimension)
+        return Chunking(document, spans, tokenizer, template, self.max_length, self.dimension)
 
     def _queries(self, texts: Sequence[str], instruction: str | None) -> _Encoding:
         check_instruction(self.spec, instruction)
-        return self._work(texts, lambda text: self.spec.format_query(text, instruction))
+        return self._encoding(texts, lambda text: self.spec.format_query(text, instruction))
 
     def _documents(self, texts: Sequence[str]) -> _Encoding:
-        return self._work(texts, self.spec.format_document)
+        return self._encoding(texts, self.spec.format_document)
 
-    def _work(self, texts: Sequence[str], template: Callable[[str], str]) -> _Encoding:
-        texts = tuple(texts) if isinstance(texts, Sequence) and not isinstance(texts, (str, bytes)) else texts
+    def _encoding(self, texts: Sequence[str], template: Callable[[str], str]) -> _Encoding:
         check_texts(texts)
         truncation = Truncation(self._overflow, self.max_length, "texts")
         return _Encoding(texts, template, self._model.tokenizer, self.max_length, self.dimension, truncation)
 
 
-class _Encoding(Work):
+class _Encoding(Call):
     def __init__(
         self,
         texts: Sequence[str],
@@ -113,8 +114,8 @@ class _Encoding(Work):
     def finish(self, low: int, high: int, rows: np.ndarray) -> None:
         self._vectors[low:high] = rows[self._places.pop(low)]
 
-    def characters(self) -> int:
-        return sum(map(len, self._texts))
+    def size(self, index: int) -> int:
+        return min(len(self._texts[index]) + self._tokenizer.frame_length, self._max_length)
 
     def vectors(self) -> np.ndarray:
         self._truncation.report(self.count)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zh_retrieval.local.session import Work
+from zh_retrieval.local.call import Call
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.late_chunks import Span, best_window, check_spans, macro_windows, spans_of_tokens
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
@@ -17,7 +17,7 @@ from zh_retrieval.tokenization.unknown import UnknownTexts
 from zh_retrieval.validation import check_text
 
 
-class ChunkWork(Work):
+class Chunking(Call):
     """The spans of one document: each is read in the macro-window that holds it best."""
 
     def __init__(
@@ -75,9 +75,9 @@ class ChunkWork(Work):
         """Put each row at its span."""
         self._vectors[[index for indices in self._order for index in indices]] = rows
 
-    def characters(self) -> int:
-        """Return the length of the document."""
-        return len(self._document)
+    def size(self, index: int) -> int:
+        """Return the tokens of the document."""
+        return len(self._ids)
 
     def vectors(self) -> np.ndarray:
         """Return float32 (S, D), row i for spans[i]."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from zh_retrieval.base import Pair, Reranker
 from zh_retrieval.errors import InputError
-from zh_retrieval.local.session import Session, Work, check_instruction, distinct
+from zh_retrieval.local.call import Call, distinct, snapshot
+from zh_retrieval.local.session import Session, check_instruction
 from zh_retrieval.options import Overflow
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.sequence import Tokens
@@ -26,20 +27,19 @@ class LocalReranker(Session, Reranker):
     def score(
         self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
-        work = self._work(pairs, instruction)
-        self._run(work, self._priority(work), show_progress)
-        return work.scores()
+        call = self._scoring(snapshot(pairs), instruction)
+        self._run(call, show_progress)
+        return call.scores()
 
     async def ascore(
         self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
-        work = await self._aprepare(pairs, self._work, instruction)
-        await self._arun(work, self._priority(work), show_progress)
-        return work.scores()
+        call = await self._amake(self._scoring, pairs, instruction)
+        await self._arun(call, show_progress)
+        return call.scores()
 
-    def _work(self, pairs: Sequence[Pair], instruction: str | None = None) -> _Scoring:
+    def _scoring(self, pairs: Sequence[Pair], instruction: str | None = None) -> _Scoring:
         check_instruction(self.spec, instruction)
-        pairs = tuple(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, (str, bytes)) else pairs
         _check_pairs(pairs)
         return _Scoring(pairs, self.spec, instruction, self._model.tokenizer, self.max_length, self._overflow)
 
@@ -62,7 +62,7 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
         check_text(pair[1], f"pairs[{index}] document")
 
 
-class _Scoring(Work):
+class _Scoring(Call):
     def __init__(
         self,
         pairs: Sequence[Pair],
@@ -140,8 +140,10 @@ class _Scoring(Work):
         best = np.maximum.reduceat(rows[:, 0], np.cumsum([0, *sizes[:-1]]))
         self._scores[low:high] = best[places]
 
-    def characters(self) -> int:
-        return sum(len(query) + len(document) for query, document in self._pairs)
+    def size(self, index: int) -> int:
+        query, document = self._pairs[index]
+        size = len(query) + len(document) + self._tokenizer.frame_length
+        return size if self._windows else min(size, self._max_length)
 
     def scores(self) -> np.ndarray:
         self._cuts.report(self.count)

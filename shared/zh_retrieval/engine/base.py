@@ -1,0 +1,35 @@
+"""What the scheduler drives, as protocols: any object that computes batches, real or fake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from zh_retrieval.sequence import Tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Pending(Protocol):
+    """Rows that a device may still be computing."""
+
+    @property
+    def ready(self) -> bool:
+        """Return True if `result` would not wait."""
+        ...
+
+    def result(self) -> np.ndarray:
+        """Return float32 (R, width), after waiting for the device if need be; raise what the device met."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs batches. One worker thread owns it, so nothing here needs to be thread-safe."""
+
+    width: int
+    max_batch_tokens: int
+
+    def launch(self, tokens: Sequence[Tokens]) -> Pending:
+        """Start one batch; rows come in the order of `tokens`."""
+        ...
