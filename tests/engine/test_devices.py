@@ -122,6 +122,7 @@ def test_memory_that_runs_out_while_recording_is_told_as_such(fails_at):
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),  # oneDNN, seen with a limit on the address space
     ],
     ids=str,
 )
@@ -135,6 +136,7 @@ def test_memory_that_ran_out_is_known_in_every_wording(error):
         RuntimeError("CUDA error: an illegal memory access was encountered"),
         RuntimeError("out of resource: shared memory, Required: 180224, Hardware limit: 101376."),
         RuntimeError("shape '[2, 3]' is invalid for input of size 5"),
+        RuntimeError("could not create a primitive descriptor for a matmul primitive"),
         ValueError("out of memory"),
     ],
     ids=str,

@@ -86,12 +86,15 @@ def test_the_budget_halves_from_what_it_was_and_not_from_the_batch(caplog):
     ("configured", "lengths", "least"),
     [(32_768, (8, 8), 1024), (32_768, (3072, 8), 3072), (300, (8, 8), 300), (2048, (4096, 8), 2048)],
 )
-def test_the_budget_has_a_floor(configured, lengths, least):
+def test_the_budget_has_a_floor(configured, lengths, least, caplog):
     made = engine(body := Body(), configured)
     for _ in range(12):
         body.passing = 1
         made.run(texts(*lengths))
     assert made.max_batch_tokens == least
+    said = [int(record.getMessage().split()[-1]) for record in caplog.records]
+    assert said == sorted(set(said), reverse=True)  # each budget once
+    assert said[-1:] == ([least] if least < configured else [])
 
 
 def test_the_budget_grows_back_after_good_passes(caplog):

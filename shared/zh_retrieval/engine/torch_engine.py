@@ -170,10 +170,12 @@ class Engine:
         ) from error
 
     def _shrink(self, longest: int) -> None:
-        least = min(self._full_budget, max(_LEAST_TOKENS, longest))
-        self.max_batch_tokens = max(min(least, self.max_batch_tokens), self.max_batch_tokens // 2)
         self._good_passes = 0
-        logger.warning("%s ran out of memory: token budget is now %d", self.device, self.max_batch_tokens)
+        least = min(self._full_budget, max(_LEAST_TOKENS, longest))
+        budget = max(min(least, self.max_batch_tokens), self.max_batch_tokens // 2)
+        if budget < self.max_batch_tokens:
+            logger.warning("%s ran out of memory: token budget is now %d", self.device, budget)
+        self.max_batch_tokens = budget
 
     def _grow(self) -> None:
         if self.max_batch_tokens >= self._full_budget:

@@ -14,13 +14,19 @@ _SAYS = (
     "bad_alloc",
     "alloc_failed",  # cuBLAS and cuDNN
 )
+_ONEDNN = ("could not create a primitive", "could not create a memory object", "could not execute a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if an error says that memory ran out, on whatever device."""
+    """Return True if an error says that memory ran out, on whatever device.
+
+    oneDNN says no more than what it could not do; at what worked with other sizes, memory is what is missing. An
+    operator that it does not have is another message, which goes on after these words.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _SAYS)
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and (said.strip() in _ONEDNN or any(words in said for words in _SAYS))
 
 
 def release_frames(error: BaseException) -> None:
