@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import library
 
-from zh_retrieval.layers.attention import attend_masked, attend_products, by_products, same_sequence
+from zh_retrieval.layers.attention import attend_masked
+from zh_retrieval.layers.masks import same_sequence
 from zh_retrieval.layers.memory import is_out_of_memory
 from zh_retrieval.layers.packing import Layout, Run, group, to_device
+from zh_retrieval.layers.products import attend_products, by_products
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

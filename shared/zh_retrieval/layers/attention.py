@@ -7,18 +7,31 @@ Reaches every transformers model that uses the attention interface; `Layout` com
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import library, nn
 
+from zh_retrieval.errors import CheckpointError
+from zh_retrieval.layers.masks import band, same_sequence
 from zh_retrieval.layers.packing import Layout, Run, group
+from zh_retrieval.layers.products import attend_capped, attend_products, by_products
 
 NAME = "zh_packed"
 
-_BY_PRODUCTS = range(48, 1025)  # tokens of a sequence for which two products beat SDPA; the logits still fit the caches
+_HARMLESS = frozenset(
+    {
+        "cache_position",  # nothing is generated, so there is no cache
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",  # applied before by the layer; the layout says where sequences begin
+        "return_dict",
+        "use_cache",
+    }
+)  # what models hand down to every layer and attention need not know
 
 
 def _find_varlen() -> Any:
@@ -54,35 +67,53 @@ def packed_attention(
     packed: Layout,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return attention within each sequence of the packed row, (1, T, N, D), and no weights.
 
     Args:
-        module: The attention layer; `is_causal` says whether a token sees later ones.
+        module: The attention layer; its `is_causal` says whether a token sees later ones.
         query: (1, N, T, D).
         key: (1, K, T, D); K divides N.
-        value: (1, K, T, D).
-        attention_mask: Unused: the layout says what belongs together.
+        value: (1, K, T, D), of the same or another head size.
+        attention_mask: None: the layout says what belongs together.
         packed: Where the sequences lie.
         scaling: Factor of the logits; None is 1/sqrt(D).
         sliding_window: A causal token sees at most this many tokens, itself included.
+        is_causal: Says it in place of the module.
+        softcap: Bound of the logits, as in Gemma 2.
+        s_aux: (N,): the sinks of the heads, as in gpt-oss.
+        others: Harmless, or not in use: None, False or 0, as dropout is.
+
+    Raises:
+        CheckpointError: The layer asks for something that is not computed here.
     """
+    _check_others({"attention_mask": attention_mask, **others})
     q, k, v = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))  # (T, N, D), (T, K, D), (T, K, D)
-    causal = bool(getattr(module, "is_causal", False))
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     window = sliding_window if causal and sliding_window and packed.longest > sliding_window else None
-    if _varlen_fits(q, window):
+    plain = softcap is None and s_aux is None
+    if plain and q.shape[-1] == v.shape[-1] and _varlen_fits(q, window):
         out = _attend_varlen(q, k, v, packed, causal, scaling, window)
     elif torch.compiler.is_compiling():
-        out = _attend_opaque(q, k, v, packed.bounds(q.device), causal, scaling, window)
+        out = _attend_opaque(q, k, v, packed.bounds(q.device), causal, scaling, window, softcap, s_aux)
     elif packed.runs:
-        out = _attend_runs(q, k, v, packed.runs, causal, scaling, window)
+        out = _attend_runs(q, k, v, packed.runs, causal, scaling, window, softcap, s_aux)
     else:
         mask = same_sequence(packed.bounds(q.device), q.shape[0])
         if causal:
-            mask &= _band(q.shape[0], window or q.shape[0], q.device)
-        out = attend_masked(q, k, v, mask, scaling)
+            mask &= band(q.shape[0], window or q.shape[0], q.device)
+        out = attend_masked(q, k, v, mask, scaling) if plain else attend_capped(q, k, v, mask, scaling, softcap, s_aux)
     return out.unsqueeze(0), None
+
+
+def _check_others(others: Mapping[str, Any]) -> None:
+    for name, given in others.items():
+        if name not in _HARMLESS and (isinstance(given, torch.Tensor) or given):
+            raise CheckpointError(f"Packed attention does not know {name!r}, which this model's layers ask for.")
 
 
 def _varlen_fits(q: torch.Tensor, window: int | None) -> bool:
@@ -130,12 +161,20 @@ def _attend_runs(
     causal: bool,
     scaling: float | None,
     window: int | None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One unmasked SDPA call for each run of equal lengths, or two products for each sequence."""
-    out = torch.empty_like(q)
+    out = _empty_out(q, v)
     grouped = q.shape[1] != k.shape[1]
     for start, size, length in runs:
         rows = slice(start, start + size * length)
+        if softcap is not None or sinks is not None:
+            seen = band(length, window or length, q.device) if causal else q.new_ones(length, length).bool()
+            for low in range(start, start + size * length, length):
+                part = slice(low, low + length)
+                out[part] = attend_capped(q[part], k[part], v[part], seen, scaling, softcap, sinks)
+            continue
         if not causal and by_products(q, length):
             for low in range(start, start + size * length, length):
                 part = slice(low, low + length)
@@ -144,7 +183,7 @@ def _attend_runs(
         sq, sk, sv = (
             t[rows].view(size, length, t.shape[1], t.shape[2]).transpose(1, 2) for t in (q, k, v)
         )  # (size, N, L, D)
-        mask = _band(length, window, q.device) if window and length > window else None
+        mask = band(length, window, q.device) if window and length > window else None
         attended = F.scaled_dot_product_attention(
             sq,
             sk,
@@ -154,27 +193,12 @@ def _attend_runs(
             scale=scaling,
             enable_gqa=grouped,
         )
-        out[rows].view(size, length, q.shape[1], q.shape[2]).copy_(attended.transpose(1, 2))
+        out[rows].view(size, length, q.shape[1], v.shape[2]).copy_(attended.transpose(1, 2))
     return out
 
 
-def by_products(q: torch.Tensor, length: int) -> bool:
-    """Return True where `attend_products` beats SDPA, whose CPU kernel is as slow in bfloat16 as in float32."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and length in _BY_PRODUCTS
-
-
-def attend_products(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None = None, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return attention of one sequence, (L, N, D), by two matrix products.
-
-    q, k and v are (L, N, D); `bias`, (N, L, L), is added to the logits.
-    """
-    sq, sk, sv = (tensor.transpose(0, 1) for tensor in (q, k, v))  # (N, L, D)
-    logits = torch.matmul(sq * (q.shape[-1] ** -0.5 if scaling is None else scaling), sk.transpose(1, 2))
-    if bias is not None:
-        logits += bias
-    return torch.matmul(logits.softmax(-1), sv).transpose(0, 1)
+def _empty_out(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return q.new_empty(*q.shape[:2], v.shape[2])  # (T, N, D) with the head size of the values
 
 
 @library.custom_op("zh_retrieval::attend", mutates_args=())
@@ -186,14 +210,16 @@ def _attend_opaque(
     causal: bool,
     scaling: float | None,
     window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """`_attend_runs` as one operator for torch.compile, which would otherwise compile anew for all other lengths."""
-    return _attend_runs(q, k, v, group(cu_seqlens.diff().tolist()), causal, scaling, window)
+    return _attend_runs(q, k, v, group(cu_seqlens.diff().tolist()), causal, scaling, window, softcap, sinks)
 
 
 @_attend_opaque.register_fake
-def _(q: torch.Tensor, *_: Any) -> torch.Tensor:
-    return torch.empty_like(q)
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any) -> torch.Tensor:
+    return _empty_out(q, v)
 
 
 def attend_masked(
@@ -212,16 +238,3 @@ def attend_masked(
     grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(sq, sk, sv, attn_mask=mask.unsqueeze(0), scale=scaling, enable_gqa=grouped)
     return out[0].transpose(0, 1)
-
-
-def same_sequence(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
-    """Return bool (T, T): which tokens belong to one sequence, without asking the device for the lengths."""
-    owner = torch.searchsorted(
-        cu_seqlens, torch.arange(total, device=cu_seqlens.device, dtype=torch.int32), right=True
-    )  # (T,)
-    return owner[:, None] == owner[None, :]
-
-
-def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
-    return (distance >= 0) & (distance < window)  # (L, L)

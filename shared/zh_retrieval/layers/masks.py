@@ -1,0 +1,19 @@
+"""Masks over the tokens of a packed row, bool (T, T): what each token sees."""
+
+from __future__ import annotations
+
+import torch
+
+
+def same_sequence(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
+    """Return bool (T, T): which tokens belong to one sequence, without asking the device for the lengths."""
+    owner = torch.searchsorted(
+        cu_seqlens, torch.arange(total, device=cu_seqlens.device, dtype=torch.int32), right=True
+    )  # (T,)
+    return owner[:, None] == owner[None, :]
+
+
+def band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """Return bool (L, L): each token sees the last `window` tokens, itself included."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    return (distance >= 0) & (distance < window)

@@ -1,0 +1,68 @@
+"""Attention by two matrix products: what SDPA computes slowly (bfloat16 on the CPU) or not at all (softcap, sinks).
+
+Axes: N heads, K key-value heads, L tokens of one sequence, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_BY_PRODUCTS = range(48, 1025)  # tokens of a sequence for which two products beat SDPA; the logits still fit the caches
+_QUERY_ROWS = 512  # queries of a block: with 16 heads and 8192 keys its logits take 268 MB
+
+
+def by_products(q: torch.Tensor, length: int) -> bool:
+    """Return True where `attend_products` beats SDPA, whose CPU kernel is as slow in bfloat16 as in float32."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and length in _BY_PRODUCTS
+
+
+def attend_products(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None = None, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return attention of one sequence, (L, N, D), by two matrix products.
+
+    q, k and v are (L, N, D); `bias`, (N, L, L), is added to the logits.
+    """
+    sq, sk, sv = (tensor.transpose(0, 1) for tensor in (q, k, v))  # (N, L, D)
+    logits = torch.matmul(sq * (q.shape[-1] ** -0.5 if scaling is None else scaling), sk.transpose(1, 2))
+    if bias is not None:
+        logits += bias
+    return torch.matmul(logits.softmax(-1), sv).transpose(0, 1)
+
+
+def attend_capped(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return attention under a mask with capped logits and sinks, (L, N, D), a block of queries at a time.
+
+    Args:
+        q: (L, N, D).
+        k: (L, K, D); K divides N.
+        v: (L, K, D), of the same or another head size.
+        mask: bool (L, L): what a query sees.
+        scaling: Factor of the logits; None is 1/sqrt(D).
+        softcap: c: logits x become c * tanh(x / c), as in Gemma 2.
+        sinks: (N,): a logit of each head that takes its share of the softmax and gives nothing, as in gpt-oss.
+    """
+    length, heads = q.shape[0], q.shape[1]
+    sk, sv = (tensor.repeat_interleave(heads // k.shape[1], dim=1).transpose(0, 1) for tensor in (k, v))  # (N, L, D)
+    factor = q.shape[-1] ** -0.5 if scaling is None else scaling
+    parts = []
+    for low in range(0, length, _QUERY_ROWS):
+        block = slice(low, low + _QUERY_ROWS)
+        logits = torch.matmul(q[block].transpose(0, 1) * factor, sk.transpose(1, 2))  # (N, block, L)
+        if softcap is not None:
+            logits = torch.tanh(logits / softcap) * softcap
+        logits = logits.masked_fill(~mask[block], -torch.inf)
+        if sinks is not None:
+            column = sinks.to(logits.dtype)[:, None, None].expand(-1, logits.shape[1], 1)
+            logits = torch.cat((logits, column), dim=-1)
+        weights = logits.softmax(-1, dtype=torch.float32)[..., :length].to(v.dtype)
+        parts.append(torch.matmul(weights, sv))
+    return torch.cat(parts, dim=1).transpose(0, 1)
