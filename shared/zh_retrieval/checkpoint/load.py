@@ -89,7 +89,7 @@ def load_checkpoint(
     parts = _read(folder, family(spec.architecture, spec.scoring)(config), placement)
     if adapter is not None:
         lora.merge(parts.body, adapter, qwen1.qwen2_layers if qwen1.is_qwen1(config) else None)
-    _check_vocabulary(parts, tokenizer, folder)
+    _check_vocabulary(parts.whole or parts.body, tokenizer, folder)
     parts.body.config.use_cache = False  # type: ignore[union-attr]  # nothing is generated: keys and values go
     for module in (parts.body, parts.head):
         if module is not None:
@@ -114,12 +114,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no config.json. Give the folder of a complete snapshot.")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"), object_hook=_special_float)
     except ValueError as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}. Fetch the file again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds {type(config).__name__}, expected a JSON object. Fetch the file again.")
     return {name: value for name, value in config.items() if name not in _REDIRECTIONS}
+
+
+def _special_float(read: dict[str, Any]) -> Any:
+    """Return the number that transformers writes as {"__float__": "Infinity"}, or what was read."""
+    return float(read["__float__"]) if list(read) == ["__float__"] else read
 
 
 def _check_architecture(config: dict[str, Any], spec: ModelSpec, folder: Path) -> None:
@@ -130,9 +135,14 @@ def _check_architecture(config: dict[str, Any], spec: ModelSpec, folder: Path) -
         )
 
 
-def _check_vocabulary(parts: Parts, tokenizer: TextTokenizer, folder: Path) -> None:
-    embeddings = parts.body.get_input_embeddings()  # type: ignore[operator]
-    rows, words = embeddings.weight.shape[0], tokenizer.tokenizer.get_vocab_size()
+def _check_vocabulary(model: Any, tokenizer: TextTokenizer, folder: Path) -> None:
+    try:
+        embeddings = model.get_input_embeddings()
+        rows, words = embeddings.weight.shape[0], tokenizer.tokenizer.get_vocab_size()
+    except (NotImplementedError, AttributeError) as error:
+        raise CheckpointError(
+            f"{model.config.model_type!r} is not supported: its word embeddings are not to be found ({error})."
+        ) from error
     if words > rows:
         raise CheckpointError(
             f"{folder} has {words} words in its vocabulary but {rows} embedding rows: wrong vocabulary."
@@ -189,6 +199,8 @@ def load_pretrained(cls: Any, folder: Path, config: Any, **arguments: Any) -> An
         EOFError,
         LookupError,
         TypeError,
+        AttributeError,
+        ImportError,
         UnpicklingError,
         SafetensorError,
     ) as error:

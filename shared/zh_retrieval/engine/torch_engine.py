@@ -18,8 +18,9 @@ from torch import nn
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.devices import Device, Event, TorchDevice, is_lost
 from zh_retrieval.errors import DeviceMemoryError
+from zh_retrieval.layers.forward import packed_hidden, padded_hidden
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
-from zh_retrieval.layers.packing import PackedBatch, pack, round_up
+from zh_retrieval.layers.packing import pack, round_up
 from zh_retrieval.layers.readout import Readout
 from zh_retrieval.sequence import Tokens
 
@@ -102,7 +103,7 @@ class Engine:
         self._body = body
         self._readout = readout
         self._position_offset = position_offset
-        self._forward = self._forward_packed if packed else self._forward_padded
+        self._forward = packed_hidden if packed else padded_hidden
         self._graphs = graphs
         self._rounds = packed and device.type == "cpu"
         self._runtime: Device = TorchDevice(device) if runtime is None else runtime
@@ -194,22 +195,7 @@ class Engine:
             tokens = [*tokens, Tokens([0] * fill, targets=(0,))]  # a sequence of its own: no other result sees it
         batch = pack(tokens, self.device, self._position_offset)
         hidden = graphs.hidden(batch) if graphs else None
-        rows = self._readout(self._forward(batch) if hidden is None else hidden, batch)
+        rows = self._readout(self._forward(self._body, batch) if hidden is None else hidden, batch)
         if fill:
             rows = rows[:-1]
         return Pending(*self._runtime.to_host(rows))
-
-    def _forward_packed(self, batch: PackedBatch) -> torch.Tensor:
-        output = self._body(input_ids=batch.input_ids, position_ids=batch.position_ids, packed=batch.layout)
-        hidden: torch.Tensor = output[0][0]  # (T, H)
-        return hidden
-
-    def _forward_padded(self, batch: PackedBatch) -> torch.Tensor:
-        """For architectures without the attention interface: right-padded (B, L), then packed again."""
-        lengths = torch.tensor(batch.layout.lengths, device=self.device)
-        mask = torch.arange(batch.layout.longest, device=self.device)[None, :] < lengths[:, None]  # (B, L)
-        ids = torch.zeros(mask.shape, dtype=torch.int64, device=self.device)
-        ids[mask] = batch.input_ids[0]
-        output = self._body(input_ids=ids, attention_mask=mask.to(torch.int64), use_cache=False)
-        hidden: torch.Tensor = output[0][mask.to(output[0].device)]  # (T, H); the last layer may be on another device
-        return hidden

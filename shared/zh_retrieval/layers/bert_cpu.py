@@ -37,12 +37,14 @@ class JoinedSelfAttention(nn.Module):
 
 
 def join_projections(body: nn.Module) -> int:
-    """Join query, key and value in every self-attention that has them, and return how many there were."""
+    """Join query, key and value in every bidirectional self-attention that has them; return how many there were."""
     count = 0
     for module in list(body.modules()):
         attention: Any = getattr(module, "self", None)
         if not all(type(getattr(attention, name, None)) is nn.Linear for name in ("query", "key", "value")):
             continue
+        if getattr(attention, "is_causal", False):
+            continue  # a BERT that is a decoder
         if hasattr(attention, "join_projections"):
             attention.join_projections()
         else:

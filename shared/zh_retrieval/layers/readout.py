@@ -55,11 +55,11 @@ def classified(head: nn.Module) -> Readout:
     return read
 
 
-def query_likelihood(head: nn.Module, softcap: float | None = None) -> Readout:
+def query_likelihood(head: nn.Module) -> Readout:
     """Return the readout of a causal LM: mean log p (natural log) of each sequence's targets, (R, 1).
 
-    The head runs on the target positions only, a few hundred rows at a time; the softmax is float32 whatever the
-    dtype of the model. `softcap` is the model's `final_logit_softcapping`.
+    `head` gives (R, V) for (R, H), with the scalings and caps of its model. It runs on the target positions only, a few
+    hundred rows at a time; the softmax is float32 whatever the dtype of the model.
     """
 
     def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -80,8 +80,6 @@ def query_likelihood(head: nn.Module, softcap: float | None = None) -> Readout:
         for low in range(0, len(positions), _HEAD_ROWS):
             chunk = slice(low, low + _HEAD_ROWS)
             logits = head(hidden[where[chunk]]).float()
-            if softcap:
-                logits = torch.tanh(logits / softcap) * softcap
             chosen = logits.gather(1, wanted[chunk, None])[:, 0]
             parts.append(chosen - logits.logsumexp(-1))
         sums = torch.zeros(len(counts), device=hidden.device, dtype=torch.float32)
@@ -91,25 +89,17 @@ def query_likelihood(head: nn.Module, softcap: float | None = None) -> Readout:
     return read
 
 
-def answer_margin(head: nn.Module, answers: tuple[int, ...], softcap: float | None = None) -> Readout:
+def answer_margin(head: nn.Module) -> Readout:
     """Return the readout of a language model that answers yes or no: log p(yes) - log p(no) of the last row, (R, 1).
 
-    The normaliser of the softmax is the same for both and drops out, so that the difference of the two logits is the
-    result. It is float32 whatever the dtype of the model: logits of 20 in bfloat16 have steps of 0.125. `answers` are
-    the ids of yes and no; `softcap` is the model's `final_logit_softcapping`.
+    `head` gives the logits of yes and no, (R, 2), for (R, H). The normaliser of the softmax is the same for both and
+    drops out, so that their difference is the result.
     """
-    wanted = list(answers)
 
     def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         ends = [start + length - 1 for start, length in zip(batch.layout.starts, batch.layout.lengths, strict=True)]
         rows = hidden[_index(ends, hidden)]
-        if type(head) is nn.Linear and head.weight.device == rows.device:
-            bias = None if head.bias is None else head.bias[wanted].float()
-            logits = F.linear(rows.float(), head.weight[wanted].float(), bias)  # (R, 2)
-        else:  # quantised, or on another device, which its hooks know
-            logits = torch.cat([head(part)[:, wanted] for part in rows.split(_HEAD_ROWS)]).float()
-        if softcap:
-            logits = torch.tanh(logits / softcap) * softcap
+        logits = torch.cat([head(part) for part in rows.split(_HEAD_ROWS)]).float()
         return logits[:, :1] - logits[:, 1:]
 
     return read

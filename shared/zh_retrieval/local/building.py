@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from zh_retrieval.checkpoint.load import Checkpoint, Placement, load_checkpoint
+from zh_retrieval.checkpoint.packed_check import PackedCheck
 from zh_retrieval.engine.compile import Compiled
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.hardware import cpu_computes_bfloat16, default_batch_tokens
@@ -15,6 +18,7 @@ from zh_retrieval.layers.bert_cpu import fuse_gelu, join_projections, narrow_bet
 from zh_retrieval.layers.onednn import prepack, quantize_int8
 from zh_retrieval.local.source import Source
 from zh_retrieval.models.base import Parts
+from zh_retrieval.models.causal_lm import OwnHead
 from zh_retrieval.options import LoadOptions
 from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec
@@ -35,17 +39,33 @@ def build(
     checkpoint = load_checkpoint(source.weights, spec, placement, trusted_sizes=own, adapter=source.adapter)
     limit = min(checkpoint.parts.length_limit, spec.length_limit)
     check_dimensions(spec, options.dimensions, checkpoint.parts.width)
+    if options.device_map is not None:
+        device = input_device(checkpoint.parts.whole or checkpoint.parts.body, device)
+    checkpoint = replace(checkpoint, parts=_placed(spec, checkpoint, options, device))
     return _engine(spec, checkpoint, options, device, dtype, limit), checkpoint.tokenizer, limit
+
+
+def _placed(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device) -> Parts:
+    """Return the model on its device, a language model checked there, its weights laid out if that is the CPU."""
+    parts = checkpoint.parts
+    if options.device_map is None:
+        for module in (parts.body, parts.head):
+            if module is not None:
+                module.to(device)
+    check = PackedCheck(parts, checkpoint.tokenizer, device) if parts.whole is not None else None
+    if check is not None:
+        parts = check.choose()
+    if device.type == "cpu" and options.device_map is None and options.quantization_config is None:
+        _lay_out(spec, parts, options)
+        if check is not None:
+            check.repeat(parts, rounded=options.quantization == "int8")
+    return parts
 
 
 def _engine(
     spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device, dtype: torch.dtype, limit: int
 ) -> Engine:
     parts = checkpoint.parts
-    if options.device_map is None:
-        _place(spec, parts, options, device)
-    else:
-        device = input_device(parts.body, device)
     read, width = _readout(spec, checkpoint, options.dimensions)
     alone = device.type == "cuda" and parts.packed and options.device_map is None
     return Engine(
@@ -76,21 +96,20 @@ def _readout(spec: ModelSpec, checkpoint: Checkpoint, dimensions: int | None) ->
     if spec.scoring == "classification":
         return readout.classified(parts.head), 1
     if spec.scoring == "yes-no":
-        return readout.answer_margin(parts.head, checkpoint.tokenizer.answers, parts.softcap), 1
-    return readout.query_likelihood(parts.head, parts.softcap), 1
+        assert isinstance(parts.head, OwnHead)
+        return readout.answer_margin(parts.head.only(checkpoint.tokenizer.answers)), 1
+    return readout.query_likelihood(parts.head), 1
 
 
-def _place(spec: ModelSpec, parts: Parts, options: LoadOptions, device: torch.device) -> None:
-    """Move the model to its device; on the CPU, lay out its weights. A language model's head stays as it is."""
-    for module in (parts.body, parts.head):
-        if module is not None:
-            module.to(device)
-    if device.type != "cpu" or options.quantization_config is not None:
+def _lay_out(spec: ModelSpec, parts: Parts, options: LoadOptions) -> None:
+    """Lay out the weights for the CPU. A language model's head stays as it is, and so do models that run padded."""
+    int8 = options.quantization == "int8"
+    if not parts.packed and not int8:
         return
     modules = [parts.body, *([parts.head] if parts.head and spec.scoring == "classification" else [])]
     join_projections(parts.body)
     for module in modules:
-        (quantize_int8 if options.quantization == "int8" else prepack)(module)
+        (quantize_int8 if int8 else prepack)(module)
     fuse_gelu(parts.body)
     if cpu_computes_bfloat16():
         narrow_between(parts.body)

@@ -17,12 +17,12 @@ class Parts:
 
     Attributes:
         body: Gives the last hidden states, (1, T, H).
-        head: The classification or language-model head; None for embedders.
+        head: The classification head, or a language model's, which gives (R, V) for (R, H); None for embedders.
         width: Hidden size H.
         length_limit: The most tokens of one sequence, special tokens included.
         position_offset: The first position id.
         packed: True if the body takes packed rows; False needs padded batches.
-        softcap: `final_logit_softcapping` of a causal LM.
+        whole: The causal LM that body and head are parts of, which says what is right (`checkpoint.packed_check`).
     """
 
     body: nn.Module
@@ -31,7 +31,7 @@ class Parts:
     length_limit: int
     position_offset: int = 0
     packed: bool = True
-    softcap: float | None = None
+    whole: Any = None
 
 
 @dataclass(frozen=True, slots=True)
