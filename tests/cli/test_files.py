@@ -1,6 +1,8 @@
 """Files of users: Markdown, tables, blank lines, ids."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -154,7 +156,12 @@ def test_row_i_of_the_vectors_is_line_i_of_a_text(tmp_path, capsys, bert_flags):
     np.testing.assert_array_equal(np.load(output), expected)
 
 
-def test_blank_lines_without_a_row_are_counted(tmp_path, capsys, bert_flags):
+def test_blank_lines_without_a_row_are_counted(tmp_path, capsys, monkeypatch, bert_flags):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("天气\n\n公园\n".encode()), "utf-8"))
+    assert main(["embed", "-", "-o", "-", *bert_flags]) == 0
+    shown = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in shown.out.splitlines()] == ["stdin:1", "stdin:3"]
+    assert "1 blank lines were passed over: they have no row" in shown.err
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": "天气"}\n\n{"text": "公园"}\n', encoding="utf-8")
     assert main(["embed", str(source), "-o", str(tmp_path / "out.npy"), *bert_flags]) == 0

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             _stream(arguments, encoder, windows(reader.live(arguments.inputs), _WINDOW))
         else:
             _stage(arguments, encoder, windows(reader.read(arguments.inputs), _WINDOW))
-    reader.report(rows_matter=arguments.output.lower().endswith(".npy"))
+    reader.report(rows_matter="-" in arguments.inputs or arguments.output.lower().endswith(".npy"))
     return 0
 
 
