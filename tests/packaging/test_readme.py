@@ -7,7 +7,9 @@ import pytest
 
 from zh_retrieval.cli.commands.models import describe
 from zh_retrieval.options import OPTIONS, table
+from zh_retrieval.recipes import registry
 from zh_retrieval.recipes.catalogue import BUILTIN, MODELS, SIX
+from zh_retrieval.recipes.rules import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh-CN.md")
@@ -16,6 +18,13 @@ SNIPPETS = [
     for name in READMES
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S))
 ]
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch):
+    """Let every snippet register its models in a fresh catalogue."""
+    monkeypatch.setattr(registry, "_registered", ())
+    monkeypatch.setattr(registry, "_known", registry._known)
 
 
 @pytest.mark.parametrize(("name", "number", "code"), SNIPPETS, ids=[f"{name}-{number}" for name, number, _ in SNIPPETS])
@@ -53,3 +62,10 @@ def test_the_option_table_is_the_generated_one():
 def test_the_translated_option_table_has_the_same_names_and_variables():
     rows = option_rows("README.zh-CN.md")
     assert [(name, variable) for name, _, variable in rows] == [(name, variable) for name, _, variable in table()]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_section_on_own_models_names_the_variable_and_every_architecture(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert f"export {registry.OWN_MODELS}=" in text
+    assert [architecture for architecture in ARCHITECTURES if f"`{architecture}`" not in text] == []
