@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import zh_retrieval as zr
+from tests.tiny_models import BUILTIN
 from zh_retrieval.bench import random_weights, workload
 from zh_retrieval.bench.measures import widest_swap
 from zh_retrieval.cli.main import main
+from zh_retrieval.recipes import registry
 
 
 def test_texts_have_the_promised_lengths_and_are_the_same_every_time():
@@ -92,3 +94,16 @@ def test_a_report_is_printed_written_and_drawn(tmp_path, capsys):
 def test_peers_that_are_not_there_are_refused(capsys):
     assert main(["bench", "--model", "e5-small-zh", "--peers", "faiss"]) == 2
     assert "not installed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_entry_of_ones_own_is_measured_in_processes_that_do_not_know_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", ())
+    monkeypatch.setattr(registry, "_known", registry._known)
+    base = zr.get_spec("e5-small-zh")
+    zr.register_model(dataclasses.replace(base, name="mine", aliases=(), sources=(), parameters=None))
+    flags = f"--model mine --path {BUILTIN} --peers none --texts 2 --queries 2 --bulk 4 --rounds 1 --variants float32"
+    assert main(["bench", *flags.split()]) == 0
+    printed = capsys.readouterr().out
+    assert "mine, real weights" in printed
+    assert "zh-retrieval float32" in printed

@@ -63,8 +63,7 @@ def _langchain(passages: list[Passage], stages: Stages) -> Search:
 
     chain: Any = RunnableParallel(query=RunnablePassthrough(), documents=RunnableLambda(retrieve))
     if stages.reranker:
-        cls = getattr(adapters, _reranker_class(stages.reranker))
-        chain = chain | cls(stages.reranker, **stages.reranker_options).as_runnable()
+        chain = chain | adapters.ModelScopeReranker(stages.reranker, **stages.reranker_options).as_runnable()
     else:
         chain = chain | (lambda found: found["documents"])
     return lambda question: [
@@ -84,8 +83,7 @@ def _llama_index(passages: list[Passage], stages: Stages) -> Search:
     index = VectorStoreIndex(nodes, embed_model=adapters.ModelScopeEmbedding(stages.model, **stages.options))
     rerankers = []
     if stages.reranker:
-        cls = getattr(adapters, _reranker_class(stages.reranker))
-        rerankers = [cls(stages.reranker, **stages.reranker_options)]
+        rerankers = [adapters.ModelScopeReranker(stages.reranker, **stages.reranker_options)]
     engine = RetrieverQueryEngine(
         index.as_retriever(similarity_top_k=stages.depth),
         response_synthesizer=NoText(llm=MockLLM()),  # retrieval only: no language model is asked
@@ -114,9 +112,3 @@ def _core(passages: list[Passage], stages: Stages) -> Search:
         return [(candidates[entry.index].id, entry.score) for entry in ranked]
 
     return search
-
-
-def _reranker_class(name: str) -> str:
-    from zh_retrieval.recipes.registry import get_spec
-
-    return "BGEReranker" if get_spec(name).scoring == "classification" else "RankingGPTReranker"

@@ -80,7 +80,7 @@ def _stage(arguments: argparse.Namespace, encoder: Encoder, parts: Iterator[list
 
     output = format_of(arguments.output)
     job = {
-        "command": "embed", "window": _WINDOW, "model": encoder.spec.name, "role": arguments.role,
+        "command": "embed", "window": _WINDOW, "model": repr(encoder.spec), "role": arguments.role,
         "instruction": arguments.instruction, "fields": [arguments.text_field, arguments.title_field],
         "options": load_options(arguments), "dtype": str(encoder.dtype), "inputs": fingerprint(arguments.inputs),
         "on_error": arguments.on_error,

@@ -34,6 +34,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", help='JSONL of {"id" or "_id", "text", "title"}, or .csv, .tsv')
     parser.add_argument("--output", "-o", required=True, help="file, or - for stdout")
     parser.add_argument("--model", "-m", default=DEFAULT_CROSS_ENCODER, help="default: %(default)s")
+    parser.add_argument("--instruction", help="replaces the model's own instruction, of models that take one")
     parser.add_argument("--top-n", type=int, help="documents to keep for each query; default all")
     parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="lines that are no record")
     parser.add_argument("--restart", action="store_true", help="drop an interrupted run instead of resuming it")
@@ -84,7 +85,7 @@ def _lines(arguments: argparse.Namespace, reranker: Reranker, window: list[Recor
     from zh_retrieval.ranking import rank_scores
 
     pairs = [(record.text, _text(document)) for record in window for document in record.fields["documents"]]
-    scores = reranker.score(pairs).tolist()
+    scores = reranker.score(pairs, instruction=arguments.instruction).tolist()
     lines, low = [], 0
     for record in window:
         documents = record.fields["documents"]
@@ -159,9 +160,9 @@ def _stage(arguments: argparse.Namespace, reranker: Reranker, parts: Iterator[li
 
     sources = [*arguments.inputs, *filter(None, (arguments.run, arguments.queries, arguments.corpus))]
     job = {
-        "command": "rerank", "window": _WINDOW, "model": reranker.spec.name, "top_n": arguments.top_n,
+        "command": "rerank", "window": _WINDOW, "model": repr(reranker.spec), "top_n": arguments.top_n,
         "options": load_options(arguments), "dtype": str(reranker.dtype), "inputs": fingerprint(sources),
-        "on_error": arguments.on_error,
+        "on_error": arguments.on_error, "instruction": arguments.instruction,
     }  # fmt: skip
     staging = Staging(Path(arguments.output), job, restart=arguments.restart or "-" in arguments.inputs)
     count = 0
