@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -13,12 +13,14 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
 
 from zh_retrieval.frameworks import RerankerFields
+from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
+from zh_retrieval.recipes.spec import Scoring
 from zh_retrieval.validation import check_items
 
 
 class _ModelScopeReranker(RerankerFields, BaseDocumentCompressor, BaseCrossEncoder):
-    """What both rerankers do; they differ in default model and normalisation."""
+    """What all rerankers do; they differ in the models they take and in normalisation."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -73,8 +75,18 @@ class _ModelScopeReranker(RerankerFields, BaseDocumentCompressor, BaseCrossEncod
         ]
 
 
+class ModelScopeReranker(_ModelScopeReranker):
+    """Any reranking model: `ModelScopeReranker("qwen3-reranker-0.6b", top_n=3, normalize="sigmoid")`.
+
+    Scores are raw (see `spec.score_range`); `normalize` maps them to 0..1: "sigmoid" a logit or the margin of yes over
+    no, "exp" a mean log-likelihood.
+    """
+
+    normalize: Normalize = Field(default="none", description="What is done to a raw score.")
+
+
 class BGEReranker(_ModelScopeReranker):
-    """The cross-encoder bge-reranker-large.
+    """A cross-encoder: bge-reranker-large, or another of its family.
 
     Scores are raw logits (unbounded; see `spec.score_range`); `normalize="sigmoid"` maps them to 0..1.
     """
@@ -82,12 +94,16 @@ class BGEReranker(_ModelScopeReranker):
     model_name: str = Field(default=DEFAULT_CROSS_ENCODER, alias="model")
     normalize: Literal["none", "sigmoid"] = Field(default="none", description="What is done to a raw logit.")
 
+    _scoring: ClassVar[Scoring | None] = "classification"
+
 
 class RankingGPTReranker(_ModelScopeReranker):
-    """Query likelihood with RankingGPT-qwen-7b, or with any causal language model given as `path`.
+    """Query likelihood with RankingGPT-qwen-7b or another of its family, or any causal language model as `path`.
 
     Scores are mean log-likelihoods of the query (natural log, at most 0); `normalize="exp"` maps them to 0..1.
     """
 
     model_name: str = Field(default=DEFAULT_LIKELIHOOD, alias="model")
     normalize: Literal["none", "exp"] = Field(default="none", description="What is done to a mean log-likelihood.")
+
+    _scoring: ClassVar[Scoring | None] = "query-likelihood"

@@ -11,6 +11,6 @@ except ImportError as error:
 
 from llama_index_zh_retrieval.chunking import LateChunkNodeParser
 from llama_index_zh_retrieval.embeddings import ModelScopeEmbedding
-from llama_index_zh_retrieval.postprocessors import BGEReranker, RankingGPTReranker
+from llama_index_zh_retrieval.postprocessors import BGEReranker, ModelScopeReranker, RankingGPTReranker
 
-__all__ = ["BGEReranker", "LateChunkNodeParser", "ModelScopeEmbedding", "RankingGPTReranker"]
+__all__ = ["BGEReranker", "LateChunkNodeParser", "ModelScopeEmbedding", "ModelScopeReranker", "RankingGPTReranker"]

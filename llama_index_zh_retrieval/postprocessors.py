@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -16,7 +16,9 @@ from typing_extensions import Self
 
 from zh_retrieval import InputError
 from zh_retrieval.frameworks import RerankerFields, without_defaults
+from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
+from zh_retrieval.recipes.spec import Scoring
 from zh_retrieval.validation import check_items
 
 _dispatcher = get_dispatcher(__name__)
@@ -24,7 +26,7 @@ _RETRIEVAL_SCORE = "retrieval_score"
 
 
 class _ModelScopeReranker(RerankerFields, BaseNodePostprocessor):
-    """What both rerankers do; they differ in default model and normalisation."""
+    """What all rerankers do; they differ in the models they take and in normalisation."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
@@ -99,14 +101,31 @@ class _ModelScopeReranker(RerankerFields, BaseNodePostprocessor):
         return node
 
 
+class ModelScopeReranker(_ModelScopeReranker):
+    """Any reranking model: `ModelScopeReranker("qwen3-reranker-0.6b", top_n=3, normalize="sigmoid")`.
+
+    Scores are raw (see `spec.score_range`); `normalize` maps them to 0..1: "sigmoid" a logit or the margin of yes over
+    no, "exp" a mean log-likelihood.
+    """
+
+    normalize: Normalize = Field(default="none", description="What is done to a raw score.")
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex stores this class."""
+        return "ModelScopeReranker"
+
+
 class BGEReranker(_ModelScopeReranker):
-    """The cross-encoder bge-reranker-large.
+    """A cross-encoder: bge-reranker-large, or another of its family.
 
     Scores are raw logits (unbounded; see `spec.score_range`); `normalize="sigmoid"` maps them to 0..1.
     """
 
     model_name: str = Field(default=DEFAULT_CROSS_ENCODER, alias="model")
     normalize: Literal["none", "sigmoid"] = Field(default="none", description="What is done to a raw logit.")
+
+    _scoring: ClassVar[Scoring | None] = "classification"
 
     @classmethod
     def class_name(cls) -> str:
@@ -115,13 +134,15 @@ class BGEReranker(_ModelScopeReranker):
 
 
 class RankingGPTReranker(_ModelScopeReranker):
-    """Query likelihood with RankingGPT-qwen-7b, or with any causal language model given as `path`.
+    """Query likelihood with RankingGPT-qwen-7b or another of its family, or any causal language model as `path`.
 
     Scores are mean log-likelihoods of the query (natural log, at most 0); `normalize="exp"` maps them to 0..1.
     """
 
     model_name: str = Field(default=DEFAULT_LIKELIHOOD, alias="model")
     normalize: Literal["none", "exp"] = Field(default="none", description="What is done to a mean log-likelihood.")
+
+    _scoring: ClassVar[Scoring | None] = "query-likelihood"
 
     @classmethod
     def class_name(cls) -> str:

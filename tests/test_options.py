@@ -18,14 +18,16 @@ from zh_retrieval.options import ENVIRONMENT, OPTIONS, LoadKwargs, LoadOptions
 from zh_retrieval.ranking import rank_scores
 
 TYPES = typing.get_type_hints(LoadOptions)
-ADAPTERS = (lc.ModelScopeEmbeddings, lc.BGEReranker, lc.RankingGPTReranker, li.ModelScopeEmbedding, li.BGEReranker,
-            li.RankingGPTReranker)  # fmt: skip
+ADAPTERS = (lc.ModelScopeEmbeddings, lc.BGEReranker, lc.RankingGPTReranker, lc.ModelScopeReranker,
+            li.ModelScopeEmbedding, li.BGEReranker, li.RankingGPTReranker, li.ModelScopeReranker)  # fmt: skip
 SAID = {"device": "cuda:3", "dtype": "float16", "cache_dir": "/said", "local_files_only": "yes"}
 GIVEN = {"device": "auto", "dtype": "auto", "cache_dir": None, "local_files_only": False}
 
 
 def make(cls, **settings):
-    return cls("bge-base-zh", **settings) if "Embedding" in cls.__name__ else cls(**settings)
+    names = {"Embedding": "bge-base-zh", "ModelScopeReranker": "qwen3-reranker-0.6b"}
+    name = next((name for part, name in names.items() if part in cls.__name__), None)
+    return cls(name, **settings)
 
 
 def parsed(*flags):

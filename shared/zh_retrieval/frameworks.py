@@ -18,10 +18,17 @@ from zh_retrieval.base import Encoder, Model, Pair, Reranker, Span
 from zh_retrieval.conversion import as_lists
 from zh_retrieval.lazy import Lazy
 from zh_retrieval.options import OPTIONS, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
-from zh_retrieval.ranking import Normalize, Ranked, normalize_scores, select_ranked
-from zh_retrieval.recipes.registry import check_task, get_spec
+from zh_retrieval.ranking import (
+    Normalize,
+    Ranked,
+    check_family,
+    check_normalize,
+    normalize_scores,
+    select_ranked,
+)
+from zh_retrieval.recipes.registry import adopt, check_task, get_spec, registered
 from zh_retrieval.recipes.rules import check_dimensions
-from zh_retrieval.recipes.spec import ModelSpec, Task
+from zh_retrieval.recipes.spec import ModelSpec, Scoring, Task
 
 
 def _option(name: str) -> Any:
@@ -105,8 +112,15 @@ class LoadFields(BaseModel):
         copied._lazy = Lazy()
         return copied
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """Return the settings, and a recipe that was registered: another process does not know its name."""
+        return {**super().__getstate__(), "recipe": registered(self.model_name)}
+
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Know again what was set: LlamaIndex makes the object anew, as if every field had been given."""
+        state = dict(state)
+        if (recipe := state.pop("recipe", None)) is not None:
+            adopt(recipe)
         super().__setstate__(state)
         object.__setattr__(self, "__pydantic_fields_set__", set(state["__pydantic_fields_set__"]))
 
@@ -214,7 +228,19 @@ class RerankerFields(LoadFields):
         default=None, description="What has a lower score, after `normalize`, is dropped."
     )
 
+    instruction: str | None = Field(
+        default=None, description="Replaces the model's own instruction, of models that take one."
+    )
+
     _task: ClassVar[Task] = "reranking"
+    _scoring: ClassVar[Scoring | None] = None  # the only one of a class that is named after a family
+
+    def check_settings(self) -> None:
+        """Raise what `LoadFields.check_settings` raises, and ConfigError for a model or a setting of another family."""
+        super().check_settings()
+        check_family(type(self).__name__, self._scoring, self.spec)
+        check_normalize(self._normalize(), self.spec)
+        self.spec.format_query("", self.instruction)
 
     @field_validator("top_n", mode="before")
     @classmethod
@@ -223,11 +249,13 @@ class RerankerFields(LoadFields):
 
     def _scores(self, pairs: Sequence[Pair]) -> list[float]:
         reranker: Reranker = self._load()
-        return normalize_scores(reranker.score(pairs, show_progress=self.show_progress), self._normalize())
+        scores = reranker.score(pairs, instruction=self.instruction, show_progress=self.show_progress)
+        return normalize_scores(scores, self._normalize())
 
     async def _ascores(self, pairs: Sequence[Pair]) -> list[float]:
         reranker: Reranker = await self._aload()
-        return normalize_scores(await reranker.ascore(pairs, show_progress=self.show_progress), self._normalize())
+        scores = await reranker.ascore(pairs, instruction=self.instruction, show_progress=self.show_progress)
+        return normalize_scores(scores, self._normalize())
 
     def _normalize(self) -> Normalize:
         normalize: Normalize = vars(self)["normalize"]  # a field of each class, which says what fits its scores

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from zh_retrieval.checks import whole_number
+from zh_retrieval.errors import ConfigError
+from zh_retrieval.recipes.spec import ModelSpec, Scoring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +16,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 Normalize = Literal["none", "sigmoid", "exp"]
+
+FITTING: Mapping[Scoring, tuple[Normalize, ...]] = {
+    "classification": ("none", "sigmoid"),
+    "query-likelihood": ("none", "exp"),
+    "yes-no": ("none", "sigmoid"),
+}
+"""What may be done to raw scores: a logit has a sigmoid, a mean log-likelihood an exponential."""
+_CLASSES: Mapping[Scoring, str] = {"classification": "BGEReranker", "query-likelihood": "RankingGPTReranker"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +64,21 @@ def normalize_scores(scores: np.ndarray, normalize: Normalize) -> list[float]:
         raw = np.exp(raw)
     values: list[float] = raw.tolist()
     return values
+
+
+def check_normalize(normalize: Normalize, spec: ModelSpec) -> None:
+    """Raise ConfigError unless `normalize` fits the scores of a reranker."""
+    fitting = FITTING[spec.scoring] if spec.scoring else ()
+    if normalize not in fitting:
+        allowed = " or ".join(map(repr, fitting))
+        raise ConfigError(f"normalize={normalize!r} does not fit the scores of {spec.name}. Use {allowed}.")
+
+
+def check_family(cls: str, scoring: Scoring | None, spec: ModelSpec) -> None:
+    """Raise ConfigError unless a model scores as the adapter class demands (None: any way will do)."""
+    if scoring not in (None, spec.scoring):
+        fits = f"{_CLASSES[spec.scoring]} or " if spec.scoring and spec.scoring in _CLASSES else ""
+        raise ConfigError(
+            f"{cls} is for models with scoring {scoring!r}, but {spec.name} has {spec.scoring!r}. "
+            f"Use {fits}ModelScopeReranker."
+        )

@@ -14,6 +14,7 @@ from zh_retrieval.cli.files.records import passages
 from zh_retrieval.cli.main import main
 from zh_retrieval.cli.table import fit, width
 from zh_retrieval.hub.snapshot import size_on_disk
+from zh_retrieval.recipes.catalogue import MODELS
 
 FLAGS = ["--device", "cpu", "--dtype", "float32"]
 
@@ -38,13 +39,13 @@ def embedded_texts():
     return [f"标题\n第{n}段文字" if n % 2 else f"第{n}段文字" for n in range(30)]
 
 
-def test_models_lists_all_seven_with_their_hub_ids(capsys):
+def test_models_lists_all_with_their_hub_ids(capsys):
     assert main(["models"]) == 0
     table = capsys.readouterr().out
     for part in ("bge-base-zh-v1.5", "AI-ModelScope/bge-base-zh-v1.5", "768", "8192", "Tongyi Qianwen", "built in"):
         assert part in table
     assert main(["models", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 7
+    assert len(json.loads(capsys.readouterr().out)) == len(MODELS)
 
 
 def test_listing_models_imports_nothing_heavy():

@@ -24,7 +24,7 @@ import langchain_zh_retrieval as lc
 import llama_index_zh_retrieval as li
 import zh_retrieval as zr
 from tests.contract.watching import LIMIT, longest_pause
-from tests.tiny_models import BUILTIN, tiny_causal_lm, tiny_xlmr_reranker
+from tests.tiny_models import BUILTIN, tiny_causal_lm, tiny_qwen3, tiny_xlmr_reranker
 
 QUERY = "怎么泡茶？"
 LONG = [f"第{n}段：绿茶要用八十度的水冲泡，红茶要用沸水。" * 8 for n in range(12)]
@@ -71,6 +71,7 @@ CASES = {
     },
     lc.BGEReranker: COMPRESSOR,
     lc.RankingGPTReranker: COMPRESSOR,
+    lc.ModelScopeReranker: COMPRESSOR,
     li.ModelScopeEmbedding: {
         **UNLOAD,
         "acall": lambda made: made.acall(nodes()),
@@ -85,6 +86,7 @@ CASES = {
     },
     li.BGEReranker: POSTPROCESSOR,
     li.RankingGPTReranker: POSTPROCESSOR,
+    li.ModelScopeReranker: POSTPROCESSOR,
     zr.Encoder: {
         "aencode_chunks": lambda made: made.aencode_chunks("".join(LONG), SPANS),
         "aencode_documents": lambda made: made.aencode_documents(MANY),
@@ -102,6 +104,7 @@ ALL = [(cls, name) for cls, methods in CASES.items() for name in methods]
 def make(tmp_path_factory):
     """Return what makes an object of a class, its weights not yet loaded where it has a choice."""
     bge, gpt = tiny_xlmr_reranker(tmp_path_factory.mktemp("bge")), tiny_causal_lm(tmp_path_factory.mktemp("gpt"))
+    judge = tiny_qwen3(tmp_path_factory.mktemp("judge"), head=True)
     makers = {
         lc.ModelScopeEmbeddings: lambda: lc.ModelScopeEmbeddings("e5-small-zh", **ENCODER),
         li.ModelScopeEmbedding: lambda: li.ModelScopeEmbedding("e5-small-zh", **ENCODER),
@@ -112,6 +115,9 @@ def make(tmp_path_factory):
     for package in (lc, li):
         makers[package.BGEReranker] = lambda cls=package.BGEReranker: cls(path=bge, **ENCODER)
         makers[package.RankingGPTReranker] = lambda cls=package.RankingGPTReranker: cls(path=gpt, **ENCODER)
+        makers[package.ModelScopeReranker] = lambda cls=package.ModelScopeReranker: cls(
+            "qwen3-reranker-0.6b", path=judge, **ENCODER
+        )
     gc.collect()
     gc.freeze()  # or a full collection of every framework's objects, 100 ms in one step, would be taken for ours
     yield lambda cls: makers[cls]()

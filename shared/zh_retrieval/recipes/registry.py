@@ -91,6 +91,23 @@ def get_spec(name: str | ModelSpec) -> ModelSpec:
     )
 
 
+def registered(name: str) -> ModelSpec | None:
+    """Return the entry of a name that this process registered; None for the package's own and for unknown names."""
+    spec = _known.get(name.strip().lower())
+    return spec if spec in _registered else None
+
+
+def adopt(spec: ModelSpec) -> None:
+    """Register a recipe that came from another process, unless it is known here already.
+
+    Raises:
+        ConfigError: Its name means another recipe here.
+    """
+    with _LOCK:
+        if spec not in all_specs():
+            register_model(spec)
+
+
 def check_task(spec: ModelSpec, task: Task) -> None:
     """Raise WrongTaskError unless the model does `task`; the message names what to use instead."""
     if spec.task != task:
