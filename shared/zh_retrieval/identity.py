@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_retrieval.hub.cache import locate
-from zh_retrieval.hub.snapshot import read_manifest
+from zh_retrieval.hub.snapshot import snapshot_revision
 from zh_retrieval.options import OPTIONS, LoadOptions
 from zh_retrieval.recipes.spec import ModelSpec
 
@@ -48,9 +48,7 @@ def _weights(spec: ModelSpec, options: LoadOptions) -> Any:
     folder = locate(spec, revision=options.revision, cache_dir=options.cache_dir).path
     if folder is None:
         return None
-    manifest = read_manifest(folder)
-    in_its_name = folder.name if folder.parent.name == "snapshots" else None
-    return manifest.revision if manifest is not None else in_its_name
+    return snapshot_revision(folder)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:

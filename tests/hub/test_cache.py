@@ -14,6 +14,8 @@ from tests.tiny_models import tiny_bert
 from zh_retrieval.hub import download
 from zh_retrieval.hub.cache import locate, target
 from zh_retrieval.hub.snapshot import Manifest, RemoteFile, select, sha256, size_on_disk, snapshot_revision
+from zh_retrieval.identity import identity
+from zh_retrieval.options import LoadOptions
 from zh_retrieval.recipes.spec import Source
 
 ID = "BAAI/bge-large-zh-v1.5"
@@ -269,3 +271,16 @@ def test_the_revision_of_a_snapshot_is_its_commit_or_follows_its_files(repositor
     assert snapshot_revision(tmp_path) not in (first, None)
     Manifest("huggingface", "o/n", "main", files, MAIN).write(tmp_path)
     assert snapshot_revision(tmp_path) == MAIN
+
+
+def test_the_identity_of_a_model_follows_what_its_branch_holds(tmp_path, published):
+    folder = target(SPEC.sources[0], None, tmp_path)
+    shutil.copytree(published, folder)
+
+    def weights(digest):
+        files = tuple(RemoteFile(file.name, file.stat().st_size, digest) for file in published.iterdir())
+        Manifest("modelscope", SPEC.sources[0].id, "master", files).write(folder)
+        return identity(SPEC, LoadOptions.given(cache_dir=tmp_path))["weights"]
+
+    assert weights("a") == weights("a") is not None
+    assert weights("a") != weights("b")

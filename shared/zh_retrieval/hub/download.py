@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from zh_retrieval.errors import ConfigError, DownloadError
 from zh_retrieval.hub import huggingface, modelscope
 from zh_retrieval.hub.cache import SnapshotState, builtin_folder, candidates, locate, target
 from zh_retrieval.hub.lock import exclusive
+from zh_retrieval.hub.progress import Bar
 from zh_retrieval.hub.proxy import proxy_problem
 from zh_retrieval.hub.retry import AbsentError, RetryPolicy
 from zh_retrieval.hub.snapshot import PLAN, Listing, Manifest, RemoteFile, is_safe, select, sha256, this_process
@@ -152,7 +153,8 @@ def _fill(
     folder.mkdir(exist_ok=True)
     plan = Manifest(source.hub, source.id, wanted, tuple(files), listing.commit, this_process())
     plan.write(folder, PLAN)
-    with _Bar(sum(file.size or 0 for file in files), spec.name, show_progress) as bar:
+    total = sum(file.size or 0 for file in files)
+    with Bar(show_progress, total=total, desc=spec.name, unit="B", unit_scale=True) as bar:
         revision = listing.commit or wanted  # a branch may move while files come
         client.fetch_files(what, source.id, revision, folder, files, bar.start, policy)
     verified = tuple(_verified(spec, source, folder, file) for file in files)
@@ -188,32 +190,3 @@ def _verified(spec: ModelSpec, source: Source, folder: Path, file: RemoteFile) -
             f"sha256 {digest}, expected {file.size} bytes, sha256 {file.sha256}. It was removed: download again."
         )
     return RemoteFile(file.path, found, digest)
-
-
-class _Bar:
-    """One bar over the bytes of a snapshot; resumed bytes count as they are passed."""
-
-    def __init__(self, total: int, name: str, show: bool) -> None:
-        self._total, self._name, self._show = total, name, show
-        self._bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        if self._show:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self._total, desc=self._name, unit="B", unit_scale=True)
-        return self
-
-    def start(self) -> Callable[[int], None]:
-        """Return what takes the bytes of a round; the client passes again what an earlier round has left."""
-        if self._bar is not None and self._bar.n:
-            self._bar.reset()
-        return self._advance
-
-    def _advance(self, size: int) -> None:
-        if self._bar is not None:
-            self._bar.update(size)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

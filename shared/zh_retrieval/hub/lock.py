@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from zh_retrieval.hub.progress import Bar
 from zh_retrieval.hub.snapshot import PLAN, read_manifest, this_process
 
 _LOGGER = logging.getLogger(__name__)
@@ -30,10 +31,10 @@ def exclusive(folder: Path, name: str, show_progress: bool, patience: float = _P
     except Timeout:
         other = _holder(folder)
         _LOGGER.warning("%s is being downloaded by %s: waiting for it (lock %s)", name, other, lock.lock_file)
-        with _bar(f"{name}: waiting for {other}") if show_progress else nullcontext() as bar:
+        text = f"{name}: waiting for {other}"
+        with Bar(show_progress, desc=text, bar_format="{desc} [{elapsed}]", leave=False) as bar:
             while not _acquired(lock):
-                if bar is not None:
-                    bar.refresh()
+                bar.refresh()
         _LOGGER.info("%s: waited for %s, going on", name, other)
     try:
         yield
@@ -56,9 +57,3 @@ def _acquired(lock: Any) -> bool:
     except Timeout:
         return False
     return True
-
-
-def _bar(text: str) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(desc=text, bar_format="{desc} [{elapsed}]", leave=False)
