@@ -27,6 +27,10 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _TWO_KINDS = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 _CONV = {"layer_types": ["conv", "full_attention"] * 2}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
+_LINEAR = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+}  # fmt: skip
 _INKLING = {
     "unpadded_vocab_size": 256, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8,
     "sliding_window_size": 8, "rel_extent": 16,
@@ -77,10 +81,10 @@ OWN: dict[str, dict[str, Any]] = {
         "num_hidden_layers": ..., "num_attention_heads": ..., "num_decoder_layers": 2, "num_encoder_layers": 2,
         "num_decoder_attention_heads": 4, "num_encoder_attention_heads": 4, "decoder_ffn_dim": 64,
     },
-    "qwen3_next": {
-        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-        "layer_types": ["linear_attention", "full_attention"] * 2,
-    },
+    "qwen3_5": _LINEAR,
+    "qwen3_5_moe_text": _LINEAR,
+    "qwen3_5_text": _LINEAR,
+    "qwen3_next": _LINEAR,
     "reformer": {
         "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32], "feed_forward_size": 64, "attention_head_size": 8
     },
@@ -95,6 +99,27 @@ OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 """What a family needs besides, or instead; `...` leaves a size out."""
+
+
+_EYES = {"hidden_size": 16, "intermediate_size": 32, "patch_size": 14}
+WRAPPED: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": (
+        "Gemma3ForConditionalGeneration",
+        {
+            "vision_config": {**_EYES, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28},
+            "mm_tokens_per_image": 4, "image_token_id": 250,
+        },
+    ),
+    "qwen3_5": (
+        "Qwen3_5ForConditionalGeneration",
+        {
+            "vision_config": {**_EYES, "depth": 1, "num_heads": 2, "out_hidden_size": 32,
+                              "num_position_embeddings": 16},
+            "image_token_id": 250, "video_token_id": 251, "vision_start_token_id": 252, "vision_end_token_id": 253,
+        },
+    ),
+}  # fmt: skip
+"""Models that see, saved whole as published: the class that saves, and what it needs besides its text_config."""
 
 
 class TooLargeError(Exception):
@@ -117,19 +142,22 @@ def model_class(family: str) -> Any:
 
 def build(family: str, folder: Path, **more: Any) -> Path:
     """Write a tiny checkpoint with a vocabulary of characters; raises whatever the family raises if it cannot be."""
+    import transformers
     from transformers import CONFIG_MAPPING
 
     parser = CONFIG_MAPPING[family]
     sizes = {name: value for name, value in {**SIZES, **OWN.get(family, {}), **more}.items() if value is not ...}
+    name, more = WRAPPED.get(family, ("", {}))
+    saver = getattr(transformers, name) if name else model_class(family)
     if "text_config" in getattr(parser, "sub_configs", {}):
-        sizes = {"text_config": sizes, "pad_token_id": 0}
+        sizes = {"text_config": sizes, "pad_token_id": 0, **more}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.device("meta"):
-            sketch = model_class(family)(parser(**sizes))
+            sketch = saver(parser(**sizes))
         count = sum(parameter.numel() for parameter in sketch.parameters())
         if count > LIMIT:
             raise TooLargeError(f"{family} has {count} parameters")
-        seeded(model_class(family)(parser(**sizes))).save_pretrained(folder)
+        seeded(saver(parser(**sizes))).save_pretrained(folder)
     wordpiece_files(folder)
     return folder

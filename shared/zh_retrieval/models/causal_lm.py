@@ -52,12 +52,15 @@ def _known(config: dict[str, Any]) -> tuple[Any, Any]:
     if family not in CONFIG_MAPPING:
         raise CheckpointError(f"transformers has no model type {family!r}.")
     try:
-        parsed = CONFIG_MAPPING[family].from_dict(config)
+        parsed: Any = CONFIG_MAPPING[family].from_dict(config)
     except (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise CheckpointError(f"config.json describes no valid {family!r}: {error}") from error
     if type(parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(f"config.json describes {family!r}, which is no causal language model.")
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(parsed)], parsed
+    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(parsed)]
+    if cls.config_class is parsed.sub_configs.get("text_config"):  # the text model of one that sees or hears
+        parsed = parsed.get_text_config()
+    return cls, parsed
 
 
 def _length_limit(config: Any) -> int:
