@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
 from langchain_zh_retrieval.embeddings import ModelScopeEmbeddings
 from zh_retrieval.chunking import sentence_spans
+from zh_retrieval.conversion import copied
 from zh_retrieval.validation import check_items
 
 
@@ -23,16 +23,15 @@ def late_chunks(
     Raises:
         ConfigError: The model does not pool by mean.
     """
-    check_items(documents, Document, "documents")
     chunks: list[Document] = []
     vectors: list[list[float]] = []
-    for document in documents:
+    for document in check_items(documents, Document, "documents"):
         spans = sentence_spans(document.page_content, chunk_size)
         vectors += embeddings.embed_chunks(document.page_content, spans)
         chunks += [
             Document(
                 page_content=document.page_content[start:end],
-                metadata=copy.deepcopy(document.metadata) | {"start_index": start},
+                metadata=copied(document.metadata) | {"start_index": start},
             )
             for start, end in spans
         ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from langchain_core.callbacks import Callbacks
@@ -12,7 +11,9 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
 
-from zh_retrieval.frameworks import RerankerFields
+from zh_retrieval import InputError
+from zh_retrieval.conversion import copied
+from zh_retrieval.frameworks import Kept, RerankerFields
 from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
 from zh_retrieval.recipes.spec import Scoring
@@ -29,23 +30,18 @@ class _ModelScopeReranker(RerankerFields, BaseDocumentCompressor, BaseCrossEncod
     ) -> list[Document]:
         """Return copies of the best documents, best first, ties in their order; [] for [].
 
-        `metadata["relevance_score"]` of a copy is the score as a float, after `normalize`. The input is not changed.
+        `metadata["relevance_score"]` of a copy is the score as a float, after `normalize`. The input is not changed;
+        metadata that cannot be copied (a lock, a file) is in the copies too. A query without scores: see `on_error`.
         """
-        check_items(documents, Document, "documents")
-        if not documents:
-            return []
-        scores = self.score([(query, document.page_content) for document in documents])
-        return self._chosen(documents, scores)
+        taken = check_items(documents, Document, "documents")
+        return self._copies(taken, self._ranked(query, [each.page_content for each in taken])) if taken else []
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Return what `compress_documents` returns; the event loop goes on meanwhile."""
-        check_items(documents, Document, "documents")
-        if not documents:
-            return []
-        scores = await self.ascore([(query, document.page_content) for document in documents])
-        return self._chosen(documents, scores)
+        taken = check_items(documents, Document, "documents")
+        return self._copies(taken, await self._aranked(query, [each.page_content for each in taken])) if taken else []
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Return the score of each (query, document), after `normalize`; [] for []."""
@@ -59,20 +55,26 @@ class _ModelScopeReranker(RerankerFields, BaseDocumentCompressor, BaseCrossEncod
         """Return a runnable from {"query": str, "documents": list of Document} to the compressed documents."""
 
         def compress(inputs: dict[str, Any]) -> list[Document]:
-            return self.compress_documents(inputs["documents"], inputs["query"])
+            return self.compress_documents(*_documents_and_query(inputs))
 
         async def acompress(inputs: dict[str, Any]) -> list[Document]:
-            return await self.acompress_documents(inputs["documents"], inputs["query"])
+            return await self.acompress_documents(*_documents_and_query(inputs))
 
         return RunnableLambda(compress, acompress, name=type(self).__name__)
 
-    def _chosen(self, documents: Sequence[Document], scores: list[float]) -> list[Document]:
-        return [
-            documents[ranked.index].model_copy(
-                update={"metadata": copy.deepcopy(documents[ranked.index].metadata) | {"relevance_score": ranked.score}}
-            )
-            for ranked in self._select(scores)
-        ]
+    def _copies(self, documents: Sequence[Document], kept: Sequence[Kept]) -> list[Document]:
+        copies = []
+        for index, score in kept:
+            scored = {} if score is None else {"relevance_score": score}
+            copies.append(documents[index].model_copy(update={"metadata": copied(documents[index].metadata) | scored}))
+        return copies
+
+
+def _documents_and_query(inputs: object) -> tuple[Sequence[Document], str]:
+    if not isinstance(inputs, Mapping) or not {"query", "documents"} <= set(inputs):
+        given = f"the keys {', '.join(map(repr, inputs))}" if isinstance(inputs, Mapping) else type(inputs).__name__
+        raise InputError(f'The reranker got {given}, expected {{"query": str, "documents": list of Document}}.')
+    return inputs["documents"], inputs["query"]
 
 
 class ModelScopeReranker(_ModelScopeReranker):

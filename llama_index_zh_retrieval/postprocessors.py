@@ -15,7 +15,8 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 from zh_retrieval import InputError
-from zh_retrieval.frameworks import RerankerFields, without_defaults
+from zh_retrieval.conversion import copied
+from zh_retrieval.frameworks import Kept, RerankerFields, without_defaults
 from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
 from zh_retrieval.recipes.spec import Scoring
@@ -42,63 +43,69 @@ class _ModelScopeReranker(RerankerFields, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        with self._events(nodes, query_bundle) as (pairs, kept):
-            if pairs:
-                kept.extend(self._chosen(nodes, self._scores(pairs)))
+        with self._events(nodes, query_bundle) as (query, taken, kept):
+            if taken:
+                kept.extend(self._copies(taken, self._ranked(query, _texts(taken))))
         return kept
 
     @_dispatcher.span  # LlamaIndex puts a span around the sync method only
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        with self._events(nodes, query_bundle) as (pairs, kept):
-            if pairs:
-                kept.extend(self._chosen(nodes, await self._ascores(pairs)))
+        with self._events(nodes, query_bundle) as (query, taken, kept):
+            if taken:
+                kept.extend(self._copies(taken, await self._aranked(query, _texts(taken))))
         return kept
 
     @contextmanager
     def _events(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None
-    ) -> Iterator[tuple[list[tuple[str, str]], list[NodeWithScore]]]:
-        """Yield the pairs to score and the list to fill; every start event gets its end event, errors included."""
+    ) -> Iterator[tuple[str, list[NodeWithScore], list[NodeWithScore]]]:
+        """Yield the query, the nodes and the list to fill; every start event gets its end event, errors included."""
         if not isinstance(query_bundle, QueryBundle):
             raise InputError(
                 f"query_bundle is {type(query_bundle).__name__}, but a reranker needs the query: "
                 "pass a QueryBundle, or query_str."
             )
-        check_items(nodes, NodeWithScore, "nodes")
+        taken = list(check_items(nodes, NodeWithScore, "nodes"))
         query = query_bundle.query_str
         kept: list[NodeWithScore] = []
-        top_n = self.top_n or len(nodes)
-        _dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.model_name))
+        top_n = self.top_n or len(taken)
+        _dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=taken, top_n=top_n, model_name=self.model_name))
         payload: dict[str, Any] = {
-            EventPayload.NODES: nodes,
+            EventPayload.NODES: taken,
             EventPayload.MODEL_NAME: self.model_name,
             EventPayload.QUERY_STR: query,
             EventPayload.TOP_K: top_n,
         }
         try:
             with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-                yield [(query, node.node.get_content(metadata_mode=MetadataMode.EMBED)) for node in nodes], kept
+                yield query, taken, kept
                 event.on_end(payload={EventPayload.NODES: kept})
         finally:
             _dispatcher.event(ReRankEndEvent(nodes=kept))
 
-    def _chosen(self, nodes: list[NodeWithScore], scores: list[float]) -> list[NodeWithScore]:
+    def _copies(self, nodes: list[NodeWithScore], kept: list[Kept]) -> list[NodeWithScore]:
         return [
-            NodeWithScore(node=self._node(nodes[ranked.index]), score=ranked.score) for ranked in self._select(scores)
+            NodeWithScore(node=self._node(nodes[index]), score=nodes[index].score if score is None else score)
+            for index, score in kept
         ]
 
     def _node(self, scored: NodeWithScore) -> Any:
+        """Return the node itself, or an independent copy that holds the retriever's score."""
         if not self.keep_retrieval_score:
             return scored.node
-        node = scored.node.model_copy(deep=True)
-        node.metadata[_RETRIEVAL_SCORE] = scored.score
+        node = scored.node.model_copy(update=copied(vars(scored.node)))
+        node.metadata = copied(scored.node.metadata) | {_RETRIEVAL_SCORE: scored.score}
         for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
             keys = getattr(node, name)
             if _RETRIEVAL_SCORE not in keys:
                 keys.append(_RETRIEVAL_SCORE)
         return node
+
+
+def _texts(nodes: list[NodeWithScore]) -> list[str]:
+    return [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
 
 
 class ModelScopeReranker(_ModelScopeReranker):

@@ -178,5 +178,4 @@ class Reranker(Model):
 
 def _pairs(query: str, documents: Sequence[str]) -> list[Pair]:
     check_text(query, "query")
-    check_texts(documents, "documents")
-    return [(query, document) for document in documents]
+    return [(query, document) for document in check_texts(documents, "documents")]

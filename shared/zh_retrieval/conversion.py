@@ -1,9 +1,11 @@
-"""Arrays as frameworks want them."""
+"""Results as frameworks want them: lists of Python floats, copies of what the caller gave."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,3 +24,18 @@ async def as_lists(vectors: np.ndarray) -> list[list[float]]:
         await asyncio.sleep(0)
         lists += vectors[low : low + step].tolist()
     return lists
+
+
+def copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return deep copies of the values, and the value itself where it cannot be copied: a lock, a file, a generator.
+
+    Such a thing in one document's metadata must not cost a chain all its results, and there is but one of it anyway.
+    """
+    copies: dict[str, Any] = {}
+    memo: dict[int, Any] = {}
+    for name, value in values.items():
+        try:
+            copies[name] = copy.deepcopy(value, memo)
+        except Exception:  # whatever the value's own __deepcopy__ or __reduce_ex__ raises
+            copies[name] = value
+    return copies

@@ -5,10 +5,11 @@ Needs pydantic, which both frameworks bring. Imports no torch: that comes with t
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 from typing_extensions import Self
@@ -20,7 +21,6 @@ from zh_retrieval.lazy import Lazy
 from zh_retrieval.options import OPTIONS, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
 from zh_retrieval.ranking import (
     Normalize,
-    Ranked,
     check_family,
     check_normalize,
     normalize_scores,
@@ -29,6 +29,12 @@ from zh_retrieval.ranking import (
 from zh_retrieval.recipes.registry import adopt, check_task, get_spec, registered
 from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec, Scoring, Task
+from zh_retrieval.validation import UnscorableQueryError
+
+logger = logging.getLogger(__name__)
+
+Kept = tuple[int, float | None]
+"""A document's index in the input, and its score; None if the query has none."""
 
 
 def _option(name: str) -> Any:
@@ -227,6 +233,11 @@ class RerankerFields(LoadFields):
     score_threshold: float | None = Field(
         default=None, description="What has a lower score, after `normalize`, is dropped."
     )
+    on_error: Literal["keep", "raise"] = Field(
+        default="keep",
+        description='For a query that has no scores, empty or too long for query likelihood: "keep" the first `top_n` '
+        'in their order with a warning, or "raise" InputError.',
+    )
 
     instruction: str | None = Field(
         default=None, description="Replaces the model's own instruction, of models that take one."
@@ -261,8 +272,30 @@ class RerankerFields(LoadFields):
         normalize: Normalize = vars(self)["normalize"]  # a field of each class, which says what fits its scores
         return normalize
 
-    def _select(self, scores: Sequence[float]) -> list[Ranked]:
-        return select_ranked(scores, self.top_n, self.score_threshold)
+    def _ranked(self, query: str, documents: Sequence[str]) -> list[Kept]:
+        """Return what to keep of the documents, best first, ties in their order."""
+        try:
+            scores = self._scores([(query, document) for document in documents])
+        except UnscorableQueryError as error:
+            return self._unranked(error, len(documents))
+        return self._best(scores)
+
+    async def _aranked(self, query: str, documents: Sequence[str]) -> list[Kept]:
+        try:
+            scores = await self._ascores([(query, document) for document in documents])
+        except UnscorableQueryError as error:
+            return self._unranked(error, len(documents))
+        return self._best(scores)
+
+    def _best(self, scores: Sequence[float]) -> list[Kept]:
+        return [(entry.index, entry.score) for entry in select_ranked(scores, self.top_n, self.score_threshold)]
+
+    def _unranked(self, error: UnscorableQueryError, count: int) -> list[Kept]:
+        if self.on_error == "raise":
+            raise error
+        kept = count if self.top_n is None else min(count, self.top_n)
+        logger.warning("%s on_error='keep': %d of %d come back in their order, without scores.", error, kept, count)
+        return [(index, None) for index in range(kept)]
 
 
 def without_defaults(stored: dict[str, Any]) -> dict[str, Any]:

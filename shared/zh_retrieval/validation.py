@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, TypeVar
 
 from zh_retrieval.errors import InputError
 
+KindT = TypeVar("KindT")
 
-def check_texts(texts: Sequence[str], what: str = "texts") -> None:
-    """Raise InputError, naming the index, unless every text is a str of valid Unicode.
+_NOT_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set, type)
+
+
+class UnscorableQueryError(InputError):
+    """The query has no score, whatever the document: it is empty, or leaves no room for one."""
+
+
+def is_list(items: Any) -> bool:
+    """Return True for what has a length and an order: a list, tuple, deque, array of one dimension, Series.
+
+    Not for one text, nor for a mapping, set, table or iterator.
+    """
+    sized = hasattr(items, "__len__") and hasattr(items, "__iter__") and not isinstance(items, _NOT_LISTS)
+    return sized and getattr(items, "ndim", 1) == 1
+
+
+def as_tuple(items: Any, what: str, of: str) -> tuple[Any, ...]:
+    """Return what a list, or anything like one (see `is_list`), holds at this moment.
 
     Raises:
-        InputError: `texts` is not a sequence, or an element is not a str or holds a lone surrogate.
+        InputError: It is nothing of the kind.
     """
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-        raise InputError(f"{what} is {type(texts).__name__}, expected a list of str. Wrap one text in a list.")
-    for index, text in enumerate(texts):
+    if is_list(items):
+        return tuple(items)
+    hint = ""
+    if isinstance(items, str):
+        hint = " Wrap one text in a list."
+    elif isinstance(items, Iterable) and not isinstance(items, (bytes, bytearray)):
+        hint = " Make a list of it."
+    raise InputError(f"{what} is {type(items).__name__}, expected a list of {of}.{hint}")
+
+
+def check_texts(texts: Any, what: str = "texts") -> tuple[str, ...]:
+    """Return the texts as they are at this moment: a caller may refill its list while they are computed.
+
+    Raises:
+        InputError: `texts` is nothing like a list, or an element, which the message names by its index, is not a str
+            or holds a lone surrogate.
+    """
+    taken = as_tuple(texts, what, "str")
+    for index, text in enumerate(taken):
         check_text(text, f"{what}[{index}]")
+    return taken
 
 
 def check_text(text: object, what: str) -> None:
@@ -32,10 +67,15 @@ def check_text(text: object, what: str) -> None:
         ) from None
 
 
-def check_items(items: object, kind: type, what: str) -> None:
-    """Raise InputError, naming the index, unless `items` is a list (or another sequence) of `kind`."""
-    if isinstance(items, (str, bytes)) or not isinstance(items, Sequence):
-        raise InputError(f"{what} is {type(items).__name__}, expected a list of {kind.__name__}.")
-    for index, item in enumerate(items):
+def check_items(items: Any, kind: type[KindT], what: str) -> tuple[KindT, ...]:
+    """Return the items as they are at this moment.
+
+    Raises:
+        InputError: `items` is nothing like a list, or an element, which the message names by its index, is not of the
+            kind.
+    """
+    taken = as_tuple(items, what, kind.__name__)
+    for index, item in enumerate(taken):
         if not isinstance(item, kind):
             raise InputError(f"{what}[{index}] is {type(item).__name__}, expected {kind.__name__}.")
+    return taken

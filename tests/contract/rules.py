@@ -65,19 +65,18 @@ RULES = (
     Rule(
         "a compressed document is a copy, its metadata too",
         (RERANK + "test_inputs_are_not_changed_and_copies_are_independent",),
-        LC_RERANKERS, "copy.deepcopy(documents[ranked.index].metadata)", "documents[ranked.index].metadata",
+        LC_RERANKERS, "copied(documents[index].metadata)", "documents[index].metadata",
     ),
     Rule(
         "a new relevance score wins over a stale one",
         (RERANK + "test_both_frameworks_and_the_core_give_the_same_order_and_scores",),
-        LC_RERANKERS, 'copy.deepcopy(documents[ranked.index].metadata) | {"relevance_score": ranked.score}',
-        '{"relevance_score": ranked.score} | copy.deepcopy(documents[ranked.index].metadata)',
+        LC_RERANKERS, "copied(documents[index].metadata) | scored", "scored | copied(documents[index].metadata)",
     ),
     Rule(
         "no documents give no documents, and load nothing",
         (RERANK + "test_empty_input_gives_empty_output",),
-        LC_RERANKERS, "        if not documents:\n            return []\n        scores = self.score(",
-        "        if not documents:\n            raise ValueError\n        scores = self.score(",
+        LC_RERANKERS, "self._ranked(query, [each.page_content for each in taken])) if taken else []",
+        "self._ranked(query, [each.page_content for each in taken]))",
     ),
     Rule(
         "a reranker is a document compressor and a cross-encoder",
@@ -140,7 +139,7 @@ RULES = (
     Rule(
         "async compression does not block the event loop",
         (LOOP + "test_the_event_loop_goes_on[BGEReranker-acompress_documents]",),
-        LC_RERANKERS, "await self.ascore([(query,", "self.score([(query,",
+        LC_RERANKERS, "await self._aranked(", "self._ranked(",
     ),
     Rule(
         "a cache keyed by the bare text is refused where prompts differ",
@@ -187,7 +186,7 @@ RULES = (
     Rule(
         "nodes are not changed when the retrieval score is kept",
         (RERANK + "test_inputs_are_not_changed_and_copies_are_independent",),
-        LI_RERANKERS, "scored.node.model_copy(deep=True)", "scored.node",
+        LI_RERANKERS, "scored.node.model_copy(update=copied(vars(scored.node)))", "scored.node",
     ),
     Rule(
         "a kept retrieval score stays out of embedded and prompted text",

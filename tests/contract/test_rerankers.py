@@ -1,7 +1,11 @@
 """Both rerankers in both frameworks: copies, scores, order, events, async; all on tiny random models."""
 
 import copy
+import logging
 import math
+import sys
+import threading
+from collections import deque
 
 import pytest
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -215,3 +219,81 @@ def test_a_missing_query_is_refused(case):
     _, llama, _, options = case
     with pytest.raises(zr.InputError, match="needs the query"):
         llama(**options).postprocess_nodes(nodes())
+
+
+def uncopyable():
+    return {"lock": threading.Lock(), "rows": (row for row in [1]), "file": sys.stdin, "list": [1]}
+
+
+def test_metadata_that_cannot_be_copied_is_shared_and_the_rest_is_copied(case):
+    langchain, llama, _, options = case
+    given = [Document(page_content=text, metadata=uncopyable()) for text in TEXTS]
+    for document in langchain(**options).compress_documents(given, QUERY):
+        origin = next(d for d in given if d.metadata["lock"] is document.metadata["lock"])
+        assert document.metadata["rows"] is origin.metadata["rows"]
+        assert document.metadata["list"] == [1]
+        assert document.metadata["list"] is not origin.metadata["list"]
+        assert "relevance_score" not in origin.metadata
+    scored = nodes()
+    for entry in scored:
+        entry.node.metadata["list"] = [1]
+        entry.node.metadata["lock"] = threading.Lock()
+        entry.node.excluded_embed_metadata_keys.append("lock")
+    for entry in llama(**options, keep_retrieval_score=True).postprocess_nodes(scored, query_str=QUERY):
+        origin = next(s.node for s in scored if s.node.node_id == entry.node.node_id)
+        assert entry.node.metadata["lock"] is origin.metadata["lock"]
+        assert entry.node.metadata["list"] is not origin.metadata["list"]
+        assert entry.node.excluded_llm_metadata_keys is not origin.excluded_llm_metadata_keys
+        assert "retrieval_score" not in origin.metadata
+
+
+@pytest.mark.parametrize("query", ["", "绿茶" * 300])
+async def test_a_query_without_scores_keeps_the_documents_in_their_order_with_a_warning(folders, query, caplog):
+    options = {"path": folders["gpt"], "device": "cpu", "dtype": "float32", "max_length": 64, "top_n": 3}
+    langchain, llama = LangChainGPT(**options, score_threshold=-0.1), LlamaGPT(**options, normalize="exp")
+    with caplog.at_level(logging.WARNING, logger="zh_retrieval.frameworks"):
+        for kept in (
+            langchain.compress_documents(documents(), query),
+            await langchain.acompress_documents(documents(), query),
+        ):
+            assert kept == documents()[:3]
+        for found in (
+            llama.postprocess_nodes(nodes(), query_str=query),
+            await llama.apostprocess_nodes(nodes(), QueryBundle(query)),
+        ):
+            assert [(n.node.node_id, n.score) for n in found] == [(n.node.node_id, n.score) for n in nodes()[:3]]
+    messages = [record.getMessage() for record in caplog.records if record.name == "zh_retrieval.frameworks"]
+    assert len(messages) == 4
+    assert all("3 of 5 come back in their order" in message for message in messages)
+
+
+async def test_a_query_without_scores_raises_if_asked_to_and_bad_texts_always_do(folders):
+    options = {"path": folders["gpt"], "device": "cpu", "dtype": "float32"}
+    strict = LangChainGPT(**options, on_error="raise")
+    with pytest.raises(zr.InputError, match="empty query"):
+        strict.compress_documents(documents(), "")
+    with pytest.raises(zr.InputError, match="empty query"):
+        await LlamaGPT(**options, on_error="raise").apostprocess_nodes(nodes(), QueryBundle(""))
+    with pytest.raises(zr.InputError, match="lone surrogate"):
+        LangChainGPT(**options).compress_documents([Document(page_content="bad \ud800")], QUERY)
+    with pytest.raises(zr.InputError, match="empty query"):
+        LangChainGPT(**options).score([("", "茶")])
+
+
+@pytest.mark.parametrize("inputs", [{"question": "茶", "documents": []}, {"query": "茶"}, {}, "茶", ["茶"]])
+async def test_wrong_input_of_the_runnable_is_said_by_its_keys(case, inputs):
+    langchain, _, _, options = case
+    runnable = langchain(**options).as_runnable()
+    expected = ", ".join(map(repr, inputs)) if isinstance(inputs, dict) else type(inputs).__name__
+    with pytest.raises(zr.InputError, match=f"got .*{expected}.*, expected"):
+        runnable.invoke(inputs)
+    with pytest.raises(zr.InputError, match=f"got .*{expected}.*, expected"):
+        await runnable.ainvoke(inputs)
+
+
+def test_documents_may_come_in_anything_like_a_list(case):
+    langchain, llama, _, options = case
+    expected = langchain(**options).compress_documents(documents(), QUERY)
+    assert langchain(**options).compress_documents(deque(documents()), QUERY) == expected
+    found = llama(**options).postprocess_nodes(tuple(nodes()), query_str=QUERY)
+    assert [n.node.node_id for n in found] == [d.id for d in expected]

@@ -50,8 +50,8 @@ NO_TEXTS = st.one_of(
 ITEMS = st.one_of(TEXTS, TEXTS, TEXTS, SURROGATES, NO_TEXTS)
 LISTS = st.one_of(st.lists(TEXTS, max_size=5), st.lists(ITEMS, max_size=5))
 NO_LISTS = (
-    None, 3, 2.5, True, "好", b"x", {"好"}, {"好": 1}, iter(["好"]), (text for text in ["好"]), np.array(["好"]),
-    object(), map(str, [1]), {"好": 1}.keys(), frozenset(["好"]),
+    None, 3, 2.5, True, "好", b"x", {"好"}, {"好": 1}, iter(["好"]), (text for text in ["好"]), np.array([["好"]]),
+    np.array("好"), object(), map(str, [1]), {"好": 1}.keys(), frozenset(["好"]),
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from zh_retrieval.errors import InputError
 from zh_retrieval.local.progress import Bar
 from zh_retrieval.options import Overflow, WhenFull
 from zh_retrieval.sequence import Tokens
+from zh_retrieval.validation import is_list
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +226,8 @@ process.in_child(_TOKENIZERS.clear)
 
 
 def snapshot(inputs: Any) -> Any:
-    """Return what was given at the call, as a tuple, whatever becomes of the caller's list; text as it is."""
-    return tuple(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes)) else inputs
+    """Return what was given at the call, as a tuple, whatever becomes of the caller's list; no list as it is."""
+    return tuple(inputs) if is_list(inputs) else inputs
 
 
 def distinct(items: Sequence[ItemT]) -> tuple[list[ItemT], list[int]]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 
-from zh_retrieval.errors import InputError
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
+from zh_retrieval.validation import UnscorableQueryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ def query_likelihood_pair(
     Only document tokens are cut. The model's input ends before the last query token.
 
     Raises:
-        InputError: The query is empty, or leaves no room for the document.
+        UnscorableQueryError: The query is empty, or leaves no room for the document.
     """
     if not query:
-        raise InputError(f"pairs[{index}] has an empty query, which has no likelihood. Leave the pair out.")
+        raise UnscorableQueryError(f"pairs[{index}] has an empty query, which has no likelihood. Leave the pair out.")
     fixed = len(prompt.head) + len(prompt.tail) + len(query)
     room = max_length - fixed
     if room < 1 and (prompt.document or room < 0):
-        raise InputError(
+        raise UnscorableQueryError(
             f"pairs[{index}] has a query of {len(query)} tokens, which leaves no room for a document within "
             f"{max_length} tokens. Shorten the query or raise max_length."
         )
