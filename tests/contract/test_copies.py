@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import langchain_zh_retrieval as lc
@@ -102,6 +103,64 @@ def test_an_option_that_is_set_later_takes_effect_at_the_next_call(adapter):
     results(adapter)
     adapter.max_length = 12
     assert adapter._load().max_length == 12
+
+
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+def test_a_setting_that_is_refused_changes_nothing(adapter):
+    results(adapter)
+    held, before = handle(adapter), (adapter.model_dump(), adapter.load_options())
+    for name, bad in [
+        ("max_length", -3), ("max_length", True), ("device", "cuda:abc"), ("dtype", "float8"),
+        ("model_name", "no-such-model"), ("max_batch_tokens", 0), ("when_full", "drop"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=r".+"):
+            setattr(adapter, name, bad)
+    with pytest.raises(ValueError, match="no_such_field"):
+        adapter.no_such_field = 1
+    assert (adapter.model_dump(), adapter.load_options()) == before
+    assert handle(adapter) is held
+
+
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+def test_a_setting_that_does_not_concern_loading_keeps_the_weights(adapter):
+    results(adapter)
+    held = handle(adapter)
+    adapter.show_progress = True
+    adapter.max_length = adapter.max_length  # the same value
+    if hasattr(adapter, "top_n"):
+        adapter.top_n = np.int64(1)
+        assert type(adapter.top_n) is int
+    else:
+        adapter.query_instruction = None
+    assert handle(adapter) is held
+
+
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+@pytest.mark.parametrize("change", [lambda made: made.unload(), lambda made: setattr(made, "max_length", 12)])
+def test_a_running_call_keeps_its_weights_to_the_end(adapter, change):
+    running = adapter._load()
+    change(adapter)
+    assert handle(adapter) is None
+    assert not running.closed
+    running.warmup()
+    assert adapter._load() is not running
+
+
+async def test_unloading_in_async_code_forgets_the_weights():
+    made = lc.ModelScopeEmbeddings(**OPTIONS)
+    before = await made.aembed_query("茶")
+    await made.aunload()
+    assert handle(made) is None
+    assert await made.aembed_query("茶") == before
+    await made.aunload()
+
+
+@pytest.mark.parametrize("adapter", KINDS, indirect=True)
+def test_adapters_have_a_hash_that_equal_ones_share_and_changes_keep(adapter):
+    twin, known = adapter.model_copy(), {adapter: "found"}
+    assert hash(twin) == hash(adapter)
+    adapter.max_length = 100
+    assert known[adapter] == "found"
 
 
 FREED = """
