@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 from zh_retrieval import ConfigError
-from zh_retrieval.frameworks import EncoderFields, without_defaults
+from zh_retrieval.fields import without_defaults
+from zh_retrieval.frameworks import EncoderFields
 
 
 class ModelScopeEmbedding(EncoderFields, BaseEmbedding):

@@ -10,6 +10,7 @@ LC_EMBEDDINGS = "langchain_zh_retrieval/embeddings.py"
 LC_RERANKERS = "langchain_zh_retrieval/compressors.py"
 LI_EMBEDDINGS = "llama_index_zh_retrieval/embeddings.py"
 LI_RERANKERS = "llama_index_zh_retrieval/postprocessors.py"
+FIELDS = "shared/zh_retrieval/fields.py"
 FRAMEWORKS = "shared/zh_retrieval/frameworks.py"
 IDENTITY = "shared/zh_retrieval/identity.py"
 LAZY = "shared/zh_retrieval/lazy.py"
@@ -43,12 +44,12 @@ RULES = (
     Rule(
         "LangChain embeddings refuse unknown arguments",
         (LANGCHAIN + "test_unknown_arguments_and_models_are_refused_at_once",),
-        FRAMEWORKS, 'extra="forbid"', 'extra="ignore"',
+        FIELDS, 'extra="forbid"', 'extra="ignore"',
     ),
     Rule(
         "the model is named by position, model or model_name",
         (LANGCHAIN + "test_a_model_is_named_by_position_keyword_alias_or_hub_id",),
-        FRAMEWORKS, 'alias="model", description="Name', 'alias="model_id", description="Name',
+        FIELDS, 'alias="model", description="Name', 'alias="model_id", description="Name',
     ),
     Rule(
         "vectors are lists of Python floats",
@@ -112,7 +113,7 @@ RULES = (
     Rule(
         "no token shows in repr or dumps",
         (LANGCHAIN + "test_repr_and_dumps_hold_no_secret", LLAMA + "test_payloads_hold_no_secret"),
-        FRAMEWORKS, "    show_progress: bool = Field(",
+        FIELDS, "    show_progress: bool = Field(",
         "    token: Any = Field(default_factory=lambda: __import__('os').environ.get('MODELSCOPE_API_TOKEN'))\n"
         "    show_progress: bool = Field(",
     ),
@@ -149,12 +150,12 @@ RULES = (
     Rule(
         "dictionaries hold what changes vectors",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        FRAMEWORKS, "exclude=None if option.changes_results else True", "exclude=True",
+        FIELDS, "exclude=None if option.changes_results else True", "exclude=True",
     ),
     Rule(
         "dictionaries leave out what does not",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        FRAMEWORKS, "exclude=None if option.changes_results else True", "exclude=None",
+        FIELDS, "exclude=None if option.changes_results else True", "exclude=None",
     ),
     Rule(
         "pickles hold settings only",
