@@ -98,11 +98,15 @@ def test_ties_keep_the_order_of_the_input(case):
     assert ids.index("d1") + 1 == ids.index("d3")
 
 
-def test_empty_input_gives_empty_output(case):
+async def test_empty_input_gives_empty_output(case):
     langchain, llama, _, options = case
-    assert langchain(**options).compress_documents([], QUERY) == []
-    assert langchain(**options).score([]) == []
-    assert llama(**options).postprocess_nodes([], query_str=QUERY) == []
+    compressor, postprocessor = langchain(**options), llama(**options)
+    assert compressor.compress_documents([], QUERY) == []
+    assert await compressor.acompress_documents([], QUERY) == []
+    assert postprocessor.postprocess_nodes([], query_str=QUERY) == []
+    assert await postprocessor.apostprocess_nodes([], QueryBundle(QUERY)) == []
+    assert compressor._lazy._held is postprocessor._lazy._held is None  # nothing was loaded for it
+    assert compressor.score([]) == []
 
 
 def test_thresholds_apply_after_normalisation(case):
