@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from zh_retrieval.progress import Bar
+
 _GONE = (OSError, ValueError)  # a terminal that was closed; a stream that was
 
 
@@ -55,33 +57,5 @@ def to_nowhere(stream: Any) -> None:
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[[int], None]]:
     """Yield a function that moves a bar on by so many units; a bar is shown on a terminal, as long as there is one."""
-    bar = _bar(unit)
-
-    def move(count: int) -> None:
-        if bar is not None:
-            with _quietly(bar):
-                bar.update(count)
-
-    try:
-        yield move
-    finally:
-        if bar is not None:
-            with _quietly(bar):
-                bar.close()
-
-
-def _bar(unit: str) -> Any:
-    from tqdm import tqdm
-
-    try:
-        return tqdm(unit=unit) if has_terminal() else None
-    except _GONE:
-        return None
-
-
-@contextmanager
-def _quietly(bar: Any) -> Iterator[None]:
-    try:
-        yield
-    except _GONE:  # no more bar; the work goes on
-        bar.disable = True
+    with Bar(has_terminal(), unit=unit) as bar:
+        yield bar.advance

@@ -15,11 +15,11 @@ from zh_retrieval.errors import ConfigError, DownloadError
 from zh_retrieval.hub import huggingface, modelscope
 from zh_retrieval.hub.cache import SnapshotState, builtin_folder, candidates, locate, target
 from zh_retrieval.hub.lock import exclusive
-from zh_retrieval.hub.progress import Bar
 from zh_retrieval.hub.proxy import proxy_problem
 from zh_retrieval.hub.retry import AbsentError, RetryPolicy
 from zh_retrieval.hub.snapshot import PLAN, Listing, Manifest, RemoteFile, is_safe, select, sha256, this_process
 from zh_retrieval.options import offline, offline_switch
+from zh_retrieval.progress import Bar
 from zh_retrieval.recipes.spec import ModelSpec, Source
 
 _LOGGER = logging.getLogger(__name__)

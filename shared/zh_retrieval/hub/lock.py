@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zh_retrieval.hub.progress import Bar
 from zh_retrieval.hub.snapshot import PLAN, read_manifest, this_process
+from zh_retrieval.progress import Bar
 
 _LOGGER = logging.getLogger(__name__)
 _PATIENCE = 2.0  # seconds of waiting that need no word

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zh_retrieval import process
 from zh_retrieval.errors import DownloadError
 from zh_retrieval.hub.retry import Request, RetryPolicy, attempt
 from zh_retrieval.hub.snapshot import Listing, RemoteFile, size_on_disk
@@ -100,7 +101,13 @@ def _api(what: str) -> Any:
         ) from error
     from modelscope_hub import HubApi
 
+    for handler in logging.getLogger("modelscope_hub").handlers:  # the client's own: it writes to standard error
+        handler.handleError = _unheard  # type: ignore[assignment,method-assign]
     return HubApi(endpoint=endpoint())
+
+
+def _unheard(_: logging.LogRecord) -> None:
+    """Let a message of the client go unheard where standard error is gone: logging would raise, and end a download."""
 
 
 def _tried_again(causes: Sequence[BaseException]) -> bool:
@@ -115,7 +122,7 @@ def _client_setting(name: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-_BARS = threading.Lock()
+_BARS = process.held_over_fork(threading.Lock())
 _downloads = 0  # running ones that keep the client's bars away
 _bar: Any = None  # what the first of them found, and the last puts back
 

@@ -19,8 +19,8 @@ from zh_retrieval import process
 from zh_retrieval.engine.scheduler import Scheduler
 from zh_retrieval.engine.turns import Job, Priority
 from zh_retrieval.errors import InputError
-from zh_retrieval.local.progress import Bar
 from zh_retrieval.options import Overflow, WhenFull
+from zh_retrieval.progress import Bar
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.validation import is_list
 
@@ -96,15 +96,14 @@ class Flight:
         self._call = call
         self._scheduler = scheduler
         self._limits = limits
-        self._bar = Bar(call.count, show_progress)
+        self._bar = Bar(show_progress, total=call.count, unit="text")
         self._flying: deque[tuple[Slice, Job]] = deque()
         self._unused = 0  # tokens of room that were reserved, and have no job yet
         self._priority: Priority = "bulk"
         self._turn = object()  # slices of one call take one turn
 
     def __enter__(self) -> Flight:
-        """Open the bar, if one is asked for."""
-        self._bar.open()
+        """Return the flight."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """A bar whose standard error is gone, or was never there, stops no download."""
 
 import io
+import threading
 
 import pytest
 
@@ -8,8 +9,8 @@ import zh_retrieval as zr
 from tests.modelscope_stub import Stub, serve
 from tests.tiny_models import tiny_bert
 from zh_retrieval.hub import download
-from zh_retrieval.hub.progress import Bar
 from zh_retrieval.hub.snapshot import verify
+from zh_retrieval.progress import Bar
 
 SPEC = zr.get_spec("bge-large-zh")
 
@@ -52,3 +53,25 @@ def test_a_round_that_begins_anew_does_not_count_twice(capsys):
         bar.start()(60)
         bar.start()(100)
     assert "100/100" in capsys.readouterr().err
+
+
+def test_a_bar_that_breaks_leaves_other_bars_alone(monkeypatch, capsys):
+    """tqdm keeps the lock that all bars share when a write fails."""
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", Breaking(BrokenPipeError(32, "Broken pipe")))
+        with Bar(True, total=100, mininterval=0) as bar:
+            for _ in range(100):
+                bar.advance(1)
+        assert not bar.shown
+    shown = []
+
+    def other() -> None:
+        with Bar(True, total=3) as bar:
+            bar.advance(3)
+        shown.append(bar)
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert shown
+    assert "3/3" in capsys.readouterr().err
