@@ -16,5 +16,5 @@ def _no_user_settings(monkeypatch):
 @pytest.fixture(scope="session")
 def encoder():
     """Return the built-in model in float32 on the CPU."""
-    with zr.load_encoder("e5-small-zh", device="cpu", dtype="float32") as loaded:
+    with zr.load_encoder("e5-small-zh", device="cpu", dtype="float32", private=True) as loaded:
         yield loaded

@@ -38,6 +38,7 @@ import zh_retrieval as zr
 from tests.soak.actions import FlakyStream
 from tests.soak.kinds import WrongResultError, make_kinds
 from tests.soak.state import Soak
+from zh_retrieval.local import call
 
 LIBC = ctypes.CDLL("libc.so.6")
 WARM_UP_ROUNDS = 2
@@ -47,6 +48,15 @@ GROWTH = 1.05
 def resident() -> float:
     """Return the resident memory of the process in MB."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def wait_for_workers(soak: Soak) -> None:
+    """Wait until the workers of closed models have ended the batch that ran: weights are free after that."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("zh-retrieval") and not thread.name.startswith("zh-retrieval-text"):
+            thread.join(120)
+            if thread.is_alive():
+                soak.fail(f"{thread.name} does not end", None)
 
 
 def at_rest(soak: Soak) -> tuple[float, int]:
@@ -71,6 +81,7 @@ def at_rest(soak: Soak) -> tuple[float, int]:
             del scheduler, handle
     zr.close_all()
     gc.collect()
+    wait_for_workers(soak)
     LIBC.malloc_trim(0)
     time.sleep(0.5)
     return resident(), len(list(Path("/proc/self/task").iterdir()))
@@ -113,6 +124,9 @@ def main() -> int:
         soak = Soak(make_kinds(Path(folder)), options.seed)
         sys.unraisablehook = lambda raised: soak.fail(f"unraisable in {raised.object!r}", raised.exc_value)
         threading.excepthook = lambda raised: soak.fail(f"thread {raised.thread}", raised.exc_value)
+        text_threads = [call.tokenizers().submit(time.sleep, 0.2) for _ in range(4)]  # kept on purpose
+        for started in text_threads:
+            started.result()
         rests = []
         for number in range(options.rounds):
             run_round(soak, options.minutes * 60 / options.rounds, options.workers, number, options.longest)
