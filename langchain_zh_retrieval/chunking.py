@@ -8,7 +8,7 @@ from langchain_core.documents import Document
 
 from langchain_zh_retrieval.embeddings import ModelScopeEmbeddings
 from zh_retrieval.chunking import sentence_spans
-from zh_retrieval.conversion import copied
+from zh_retrieval.frameworks.conversion import copied
 from zh_retrieval.validation import check_items
 
 

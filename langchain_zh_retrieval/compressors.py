@@ -12,8 +12,8 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
 
 from zh_retrieval import InputError
-from zh_retrieval.conversion import copied
-from zh_retrieval.frameworks import Kept, RerankerFields
+from zh_retrieval.frameworks.calls import Kept, RerankerFields
+from zh_retrieval.frameworks.conversion import copied
 from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
 from zh_retrieval.recipes.spec import Scoring

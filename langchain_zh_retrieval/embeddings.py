@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from langchain_core.embeddings import Embeddings
 
-from zh_retrieval.frameworks import EncoderFields
-from zh_retrieval.identity import cache_key
+from zh_retrieval.frameworks.calls import EncoderFields
+from zh_retrieval.frameworks.identity import cache_key
 
 
 class ModelScopeEmbeddings(EncoderFields, Embeddings):

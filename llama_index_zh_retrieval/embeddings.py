@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 from zh_retrieval import ConfigError
-from zh_retrieval.fields import without_defaults
-from zh_retrieval.frameworks import EncoderFields
+from zh_retrieval.frameworks.calls import EncoderFields
+from zh_retrieval.frameworks.fields import without_defaults
 
 
 class ModelScopeEmbedding(EncoderFields, BaseEmbedding):

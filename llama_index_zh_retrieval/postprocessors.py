@@ -15,9 +15,9 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 from zh_retrieval import InputError
-from zh_retrieval.conversion import copied
-from zh_retrieval.fields import without_defaults
-from zh_retrieval.frameworks import Kept, RerankerFields
+from zh_retrieval.frameworks.calls import Kept, RerankerFields
+from zh_retrieval.frameworks.conversion import copied
+from zh_retrieval.frameworks.fields import without_defaults
 from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
 from zh_retrieval.recipes.spec import Scoring

@@ -10,10 +10,10 @@ LC_EMBEDDINGS = "langchain_zh_retrieval/embeddings.py"
 LC_RERANKERS = "langchain_zh_retrieval/compressors.py"
 LI_EMBEDDINGS = "llama_index_zh_retrieval/embeddings.py"
 LI_RERANKERS = "llama_index_zh_retrieval/postprocessors.py"
-FIELDS = "shared/zh_retrieval/fields.py"
-FRAMEWORKS = "shared/zh_retrieval/frameworks.py"
-IDENTITY = "shared/zh_retrieval/identity.py"
-LAZY = "shared/zh_retrieval/lazy.py"
+FIELDS = "shared/zh_retrieval/frameworks/fields.py"
+FRAMEWORKS = "shared/zh_retrieval/frameworks/calls.py"
+IDENTITY = "shared/zh_retrieval/frameworks/identity.py"
+LAZY = "shared/zh_retrieval/frameworks/lazy.py"
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ def test_metadata_that_cannot_be_copied_is_shared_and_the_rest_is_copied(case):
 async def test_a_query_without_scores_keeps_the_documents_in_their_order_with_a_warning(folders, query, caplog):
     options = {"path": folders["gpt"], "device": "cpu", "dtype": "float32", "max_length": 64, "top_n": 3}
     langchain, llama = LangChainGPT(**options, score_threshold=-0.1), LlamaGPT(**options, normalize="exp")
-    with caplog.at_level(logging.WARNING, logger="zh_retrieval.frameworks"):
+    with caplog.at_level(logging.WARNING, logger="zh_retrieval.frameworks.calls"):
         for kept in (
             langchain.compress_documents(documents(), query),
             await langchain.acompress_documents(documents(), query),
@@ -266,7 +266,7 @@ async def test_a_query_without_scores_keeps_the_documents_in_their_order_with_a_
             await llama.apostprocess_nodes(nodes(), QueryBundle(query)),
         ):
             assert [(n.node.node_id, n.score) for n in found] == [(n.node.node_id, n.score) for n in nodes()[:3]]
-    messages = [record.getMessage() for record in caplog.records if record.name == "zh_retrieval.frameworks"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "zh_retrieval.frameworks.calls"]
     assert len(messages) == 4
     assert all("3 of 5 come back in their order" in message for message in messages)
 

@@ -11,10 +11,10 @@ import pytest
 
 import zh_retrieval as zr
 from tests.tiny_models import tiny_bert
+from zh_retrieval.frameworks.identity import identity
 from zh_retrieval.hub import download
 from zh_retrieval.hub.cache import locate, target
 from zh_retrieval.hub.snapshot import Manifest, RemoteFile, select, sha256, size_on_disk, snapshot_revision
-from zh_retrieval.identity import identity
 from zh_retrieval.options import LoadOptions
 from zh_retrieval.recipes.spec import Source
 

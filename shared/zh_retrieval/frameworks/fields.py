@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from zh_retrieval import checks
 from zh_retrieval.base import Model
-from zh_retrieval.lazy import Lazy
+from zh_retrieval.frameworks.lazy import Lazy
 from zh_retrieval.options import OPTIONS, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
 from zh_retrieval.recipes.registry import adopt, check_task, get_spec, registered
 from zh_retrieval.recipes.rules import check_dimensions
@@ -135,8 +135,8 @@ class LoadFields(BaseModel):
         check_dimensions(self.spec, self.dimensions, None)
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that changes a result of this model, as `zh_retrieval.identity.identity`."""
-        from zh_retrieval.identity import identity
+        """Return everything that changes a result of this model, as `zh_retrieval.frameworks.identity.identity`."""
+        from zh_retrieval.frameworks.identity import identity
 
         return identity(self.spec, LoadOptions.given(**self.load_options()))
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from zh_retrieval.lazy import Lazy
+from zh_retrieval.frameworks.lazy import Lazy
 
 
 class Model:
@@ -158,7 +158,7 @@ def run(code, **options):
 
 FORKED = """
 import os, sys, threading, time
-from zh_retrieval.lazy import Lazy
+from zh_retrieval.frameworks.lazy import Lazy
 
 class Model:
     closed = False
@@ -189,7 +189,7 @@ def test_a_child_forked_while_its_parent_loads_loads_anew():
 ENDING = """
 import asyncio, sys, threading, time
 import torch
-from zh_retrieval.lazy import Lazy
+from zh_retrieval.frameworks.lazy import Lazy
 
 def load():  # as long and as deep in torch as weights of 7B
     end = time.monotonic() + 30

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 
 from zh_retrieval import checks
 from zh_retrieval.base import Encoder, Pair, Reranker, Span
-from zh_retrieval.conversion import as_lists
-from zh_retrieval.fields import LoadFields
+from zh_retrieval.frameworks.conversion import as_lists
+from zh_retrieval.frameworks.fields import LoadFields
 from zh_retrieval.ranking import (
     Normalize,
     check_family,
