@@ -2,32 +2,58 @@
 PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 20
+WORKERS ?= 2
+KILLS ?= 50
+DEPTH ?= 5
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: demo test lint format types wheel unit mutants durability soak test-weights test-oldest test-versions clean
+# Each worker takes whole files, so that what a file loads is loaded once. Two threads a core would only wait for each
+# other; what runs alone has all cores.
+PARALLEL := -n $(WORKERS) --dist loadfile
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.PHONY: demo test test-slow lint format types mypy basedpyright wheel unit slow deep mutants durability soak
+.PHONY: test-weights test-oldest test-versions clean
 
 demo: $(STAMP)
 	$(BIN)/zh-retrieval demo
 
-test: lint types unit wheel
+test: $(STAMP)
+	$(MAKE) -j2 lint mypy wheel
+	$(MAKE) unit
+
+# What takes long: slow tests, KILLS kills of running jobs, DEPTH times as many made-up inputs, the other type checker.
+test-slow: $(STAMP)
+	$(MAKE) -j2 slow deep basedpyright
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(STAMP)
+types: mypy basedpyright
+
+mypy: $(STAMP)
 	$(BIN)/mypy
+
+basedpyright: $(STAMP)
 	$(BIN)/basedpyright
 
 unit: $(STAMP)
-	$(BIN)/pytest
+	$(ONE_THREAD) $(BIN)/pytest $(PARALLEL) -m "not slow and not timing"
+	$(BIN)/pytest -m "timing and not slow"
+
+slow: $(STAMP)
+	ZH_RETRIEVAL_KILLS=$(KILLS) $(BIN)/pytest -m slow
+
+deep: $(STAMP)
+	ZH_RETRIEVAL_DEPTH=$(DEPTH) $(BIN)/pytest -m "hypothesis and not slow"
 
 # Fifty kills of running jobs instead of six.
 durability: $(STAMP)
-	ZH_RETRIEVAL_KILLS=50 $(BIN)/pytest tests/cli/test_durability.py -rP -k killed
+	ZH_RETRIEVAL_KILLS=$(KILLS) $(BIN)/pytest tests/cli/test_durability.py -rP -k killed
 
 # The wheel, installed without extras into an environment of its own: see tests/packaging/check_wheel.py.
 wheel: $(STAMP)
@@ -38,7 +64,7 @@ mutants: $(STAMP)
 	$(BIN)/python -m tests.contract.mutants
 
 # The suite with the newest and with the oldest langchain-core and llama-index-core that pyproject.toml allows.
-test-versions: unit test-oldest
+test-versions: unit slow test-oldest
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/pytest -W ignore::pydantic.warnings.UnsupportedFieldAttributeWarning

@@ -3,6 +3,15 @@
 import pytest
 
 import zh_retrieval as zr
+from tests.depth import DEPTH
+
+
+def pytest_collection_modifyitems(items):
+    """Give what takes long by its nature more time than a hang is given."""
+    for item in items:
+        long = item.get_closest_marker("slow") or (DEPTH > 1 and item.get_closest_marker("hypothesis"))
+        if long and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(autouse=True)

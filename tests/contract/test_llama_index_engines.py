@@ -133,6 +133,7 @@ def test_a_streamed_answer_is_whole(index, reranker, encoder):
     assert ids(response.source_nodes) == two_stages(reranker._load(), encoder, question)
 
 
+@pytest.mark.timing
 async def test_async_streams_go_on_while_others_are_embedded_and_reranked(index, embedding, reranker, encoder):
     question, answers = questions(1)[0], []
     expected = two_stages(reranker._load(), encoder, question)

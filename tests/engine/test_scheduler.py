@@ -341,6 +341,7 @@ def test_a_thread_that_does_not_start_is_an_error_and_not_a_hang(late, monkeypat
     scheduler.close()
 
 
+@pytest.mark.timing
 def test_a_lone_call_pays_less_than_a_fifth_of_a_millisecond():
     scheduler = Scheduler(FakeEngine())
     tokens = sequences(1)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import zh_retrieval as zr
+from tests.depth import examples
 from tests.engine.fakes import FakeEngine, sequences
 from zh_retrieval.engine.scheduler import Scheduler
 from zh_retrieval.engine.turns import Job
@@ -145,7 +146,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 SchedulerMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("ZH_RETRIEVAL_EXAMPLES", "60")),
+    max_examples=examples(60),
     stateful_step_count=30,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],

@@ -79,6 +79,7 @@ def test_a_downloaded_snapshot_of_another_size_is_refused(stub, tmp_path):
         zr.load_encoder("bge-large-zh", cache_dir=tmp_path / "cache", device="cpu")
 
 
+@pytest.mark.timing
 def test_the_second_run_asks_no_network(stub, tmp_path):
     first = fetch(tmp_path)
     before = len(stub.requests)

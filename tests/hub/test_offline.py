@@ -72,6 +72,7 @@ def seconds_to_load(**options):
     return taken
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("offline", ["", "1"])
 def test_a_whole_cache_loads_as_fast_as_a_folder_while_the_hub_is_silent(
     cached, tmp_path, silent_hub, monkeypatch, offline
@@ -84,6 +85,7 @@ def test_a_whole_cache_loads_as_fast_as_a_folder_while_the_hub_is_silent(
     assert silent_hub == []
 
 
+@pytest.mark.timing
 def test_a_whole_cache_is_found_without_reading_its_weights(cached, tmp_path, silent_hub):
     with (cached / WEIGHTS).open("r+b") as stream:
         stream.truncate(0)

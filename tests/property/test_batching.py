@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.depth import examples
 from zh_retrieval.layers.packing import pack, round_up
 from zh_retrieval.ranking import normalize_scores, rank_scores
 from zh_retrieval.sequence import Tokens, plan
@@ -34,7 +35,7 @@ def test_packing_keeps_every_token_at_its_place(lengths, offset):
     assert covered == list(range(sum(lengths)))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=8), st.randoms())
 def test_vectors_depend_on_nothing_but_the_text(encoder, texts, random):
     vectors = encoder.encode_documents(texts)

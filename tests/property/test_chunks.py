@@ -9,6 +9,7 @@ from llama_index.core.schema import Document as LlamaDocument
 
 from langchain_zh_retrieval import ModelScopeEmbeddings, late_chunks
 from llama_index_zh_retrieval import LateChunkNodeParser, ModelScopeEmbedding
+from tests.depth import examples
 
 OPTIONS = {"device": "cpu", "dtype": "float32"}
 TEXT = "绿茶用八十度的水冲泡。红茶要用沸水！"
@@ -45,7 +46,7 @@ def test_parts_that_hold_no_token_stay_with_their_neighbour(embeddings, parser, 
     assert both([run, ""], embeddings, parser) == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.one_of(st.sampled_from(DROPPED + "。！\n好a"), st.characters(codec="utf-8")), max_size=60))
 def test_a_document_of_any_characters_is_chunked(embeddings, parser, text):
     assert all(chunk in text for chunk in both([text], embeddings, parser))

@@ -20,12 +20,16 @@ from langchain_zh_retrieval import BGEReranker as LangChainReranker
 from langchain_zh_retrieval import ModelScopeEmbeddings, late_chunks
 from llama_index_zh_retrieval import BGEReranker as LlamaIndexReranker
 from llama_index_zh_retrieval import ModelScopeEmbedding
+from tests.depth import examples
 from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_xlmr_reranker
 from zh_retrieval.chunking import sentence_spans
 from zh_retrieval.cli.files.records import Reader, json_text, text_parser
 
 FUZZ = settings(
-    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(30),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 PIECES = (
     "\0", "\x07", "\x1b[31m", "\x7f", "\x85", "\r\n", "\t", " ", "\u3000", "\u200b", "\ufeff", "\ufffe", "\U0010ffff",

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from tests.depth import examples
 from tests.tiny_models import BUILTIN, wordpiece_files
 from zh_retrieval.chunking import sentence_spans
 from zh_retrieval.local.late_chunking import Chunking
@@ -53,7 +54,7 @@ ODD = "\u200b\ufeff\u200d\x07\ufe0f\U000e0100\u0301\ue000\u0378\U0010ffff\u3000\
 DOCUMENTS = st.text(st.one_of(st.sampled_from(ODD), st.characters(codec="utf-8")), max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(DOCUMENTS, st.sampled_from(TEMPLATES), st.integers(1, 20))
 @example("好。\u200b", "{text}", 2)
 @example("\x07。好", "passage: {text}", 1)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import zh_retrieval as zr
+from tests.depth import examples
 from tests.tiny_models import BUILTIN, tiny_causal_lm, tiny_xlmr_reranker
 from zh_retrieval.recipes.registry import get_spec
 from zh_retrieval.tokenization.cuts import PairCuts
@@ -58,7 +59,7 @@ def test_a_query_likelihood_pair_that_fits_is_whole_and_what_is_cut_is_counted(q
     assert (pair.document_cut > 0) == (length > limit and not windows)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.text(max_size=20), st.sampled_from(["Document: {} Query:", "{}", "文档：{}。"]))
 def test_a_prompt_is_parted_where_tokens_end_behind_the_documents_borders(document, template):
     text, start = template.format(document), template.index("{}")
