@@ -82,14 +82,14 @@ def tiny_bert(folder: Path, *, seed: int = 0, modules: bool = False, pooler: boo
     return folder
 
 
-def tiny_multilingual_bert(folder: Path, *, seed: int = 0) -> Path:
+def tiny_multilingual_bert(folder: Path, *, seed: int = 0, layers: int = 3) -> Path:
     """Write a BERT whose vocabulary has XLM-R's scheme, as multilingual-e5-small is published."""
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True, exist_ok=True)
     unigram_files(folder)
     config = BertConfig(
-        vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        vocab_size=41915, hidden_size=64, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=128,
         max_position_embeddings=512,
     )  # fmt: skip
     seeded(BertModel(config), seed).save_pretrained(folder)
