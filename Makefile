@@ -10,8 +10,9 @@ STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 # Each worker takes whole files, so that what a file loads is loaded once. Two threads a core would only wait for each
-# other; what runs alone has all cores.
-PARALLEL := -n $(WORKERS) --dist loadfile
+# other; what runs alone has all cores. A worker that ends (the watchdog of a test that hangs) ends the run: one that
+# takes its place may wait for ever.
+PARALLEL := -n $(WORKERS) --dist loadfile --max-worker-restart 0
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: demo test test-slow lint format types mypy basedpyright wheel unit slow deep mutants durability soak
