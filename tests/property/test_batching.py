@@ -73,9 +73,9 @@ def test_what_fills_a_batch_up_is_not_seen(encoder):
     engine, sizes = encoder._model.engine, []
     forward = engine._forward
 
-    def watched(batch):
+    def watched(body, batch):
         sizes.append(batch.input_ids.shape[1])
-        return forward(batch)
+        return forward(body, batch)
 
     engine._forward = watched
     try:
