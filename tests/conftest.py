@@ -1,5 +1,7 @@
 """Fixtures that many tests share: the built-in model, loaded once."""
 
+import logging
+
 import pytest
 
 import zh_retrieval as zr
@@ -20,6 +22,10 @@ def _no_user_settings(monkeypatch):
 
     for name in (*ENVIRONMENT.values(), "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    logger = logging.getLogger("zh_retrieval")
+    level = logger.level
+    yield
+    logger.setLevel(level)  # the command line sets it for its program
 
 
 @pytest.fixture(scope="session")
