@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ pytestmark = [
 ]
 
 
-def run(name, *arguments):
+def as_program(name, *arguments):
     """Run an example as its own program and return the lines that it prints."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
@@ -37,6 +38,18 @@ def run(name, *arguments):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+@pytest.fixture(params=["executed here", pytest.param("a program", marks=pytest.mark.slow)])
+def run(request, monkeypatch, capsys):
+    """Return a function that starts an example anew and returns the lines that it prints."""
+
+    def here(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return here if request.param == "executed here" else as_program
 
 
 @pytest.fixture
@@ -60,7 +73,7 @@ def test_examples_are_short_and_need_no_test_machinery():
         assert len([line for line in code.splitlines() if line.strip()]) < 60, file
 
 
-def test_markdown_rag_embeds_only_what_is_new(notes, tmp_path, capsys):
+def test_markdown_rag_embeds_only_what_is_new(notes, run, tmp_path, capsys):
     from tests.examples.markdown_rag import main
 
     folder, index = notes("md"), tmp_path / "index"
@@ -78,7 +91,7 @@ def test_markdown_rag_embeds_only_what_is_new(notes, tmp_path, capsys):
     assert sorted(again[1].split()[1:]) == [str(Path("deeper", "cats.md")), "tea.md"]
 
 
-def test_two_stages_rerank_the_candidates(tmp_path):
+def test_two_stages_rerank_the_candidates(run, tmp_path):
     passages = tmp_path / "passages.txt"
     passages.write_text("\n".join(line for text in NOTES.values() for line in text.split("\n\n")), encoding="utf-8")
     model = tiny_xlmr_reranker(tmp_path / "reranker")
@@ -89,7 +102,7 @@ def test_two_stages_rerank_the_candidates(tmp_path):
     assert all(0 <= score <= 1 for score in scores)
 
 
-def test_ingestion_computes_only_changed_files(notes, tmp_path, capsys):
+def test_ingestion_computes_only_changed_files(notes, run, tmp_path, capsys):
     from tests.examples.ingestion import main
 
     folder, cache = notes("txt"), tmp_path / "cache"

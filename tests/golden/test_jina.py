@@ -79,6 +79,7 @@ def test_flex_skips_blocks_of_other_sequences():
     assert [row[:2] for row in blocks.kv_indices[0, 0].tolist()] == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
 
+@pytest.mark.slow
 def test_8192_tokens_need_little_memory():
     code = """
 import threading, time, torch
