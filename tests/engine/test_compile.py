@@ -13,7 +13,7 @@ from tests.golden.recipe import write
 from tests.tiny_models import tiny_bert, tiny_mistral
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.engine.compile import Compiled
-from zh_retrieval.engine.torch_engine import Engine
+from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.layers.readout import pooled
 from zh_retrieval.sequence import Tokens
 
@@ -22,7 +22,7 @@ BATCHES = [(5,), (9, 9, 3), (40, 7, 7, 7, 2), (130, 11), (64, 64), (2, 1, 1)]
 
 
 def engine(body, spec):
-    return Engine(
+    return TorchEngine(
         body, pooled(spec.pooling), device=CPU, dtype=torch.float32, width=64, max_batch_tokens=512, packed=True
     )
 

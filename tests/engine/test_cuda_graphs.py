@@ -12,7 +12,7 @@ from tests import golden
 from tests.golden.recipe import write
 from tests.tiny_models import tiny_bert, tiny_mistral, tiny_xlmr_reranker
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
-from zh_retrieval.engine.torch_engine import Engine
+from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.layers.forward import packed_hidden
 from zh_retrieval.layers.packing import pack
 from zh_retrieval.sequence import Tokens
@@ -106,7 +106,7 @@ def test_memory_that_runs_out_while_recording_does_not_end_recording(engine, cap
 
 def test_a_query_whose_recording_does_not_fit_is_computed_without(engine):
     graphs = QueryGraphs(engine._body, CPU, 512, engine._position_offset, Full())
-    made = Engine(
+    made = TorchEngine(
         engine._body, engine._readout, device=CPU, dtype=torch.float32, width=engine.width, max_batch_tokens=512,
         position_offset=engine._position_offset, graphs=graphs,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from torch import nn
 
 import zh_retrieval as zr
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
-from zh_retrieval.engine.torch_engine import Engine
+from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.sequence import Tokens
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def first(hidden, batch):
 
 
 def engine(body, budget=32_768, **more):
-    return Engine(body, first, device=CPU, dtype=torch.float32, width=1, max_batch_tokens=budget, **more)
+    return TorchEngine(body, first, device=CPU, dtype=torch.float32, width=1, max_batch_tokens=budget, **more)
 
 
 def texts(*lengths):

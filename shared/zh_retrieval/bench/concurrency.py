@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,13 @@ class _NullRows:
 class _NullEngine:
     width = 1
     max_batch_tokens = 2048
+    dtype = "float32"
+
+    def activate(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def is_fatal(self, error: BaseException) -> bool:
+        return False
 
     def launch(self, tokens: Sequence[Tokens]) -> _NullRows:
         return _NullRows(len(tokens))

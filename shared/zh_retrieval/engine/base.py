@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from zh_retrieval.sequence import Tokens
@@ -29,6 +30,19 @@ class Engine(Protocol):
 
     width: int
     max_batch_tokens: int
+
+    @property
+    def dtype(self) -> object:
+        """Return what it computes in, for messages."""
+        ...
+
+    def activate(self) -> AbstractContextManager[object]:
+        """Return what the worker thread enters before its first batch and leaves after its last."""
+        ...
+
+    def is_fatal(self, error: BaseException) -> bool:
+        """Return True if nothing can be computed any more after this error."""
+        ...
 
     def launch(self, tokens: Sequence[Tokens]) -> Pending:
         """Start one batch; rows come in the order of `tokens`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 import weakref
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
@@ -150,8 +151,7 @@ class Scheduler:
             self._end()
 
     def _activated(self) -> AbstractContextManager[object]:
-        activate = getattr(self._engine, "activate", nullcontext)
-        return activate()
+        return nullcontext() if self._engine is None else self._engine.activate()
 
     def _compute(self) -> None:
         """Start the next batch while the one before it is computed."""
@@ -257,8 +257,7 @@ class Scheduler:
                 self._deliver(*alone)
 
     def _is_fatal(self, error: BaseException) -> bool:
-        is_fatal = getattr(self._engine, "is_fatal", None)
-        return is_fatal is not None and is_fatal(error)
+        return self._engine is not None and self._engine.is_fatal(error)
 
     def _accept(self, job: Job, indices: list[int], rows: np.ndarray) -> None:
         if not job.future.done():
@@ -274,6 +273,7 @@ class Scheduler:
             self._jobs.discard(job)
 
     def _fail(self, job: Job, error: BaseException) -> None:
+        traceback.clear_frames(error.__traceback__)  # a caller who keeps the error keeps no weights with it
         job.fail(error)
         job.drop()
         self._jobs.discard(job)

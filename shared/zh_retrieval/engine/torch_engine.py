@@ -69,7 +69,7 @@ class Pending:
         return None
 
 
-class Engine:
+class TorchEngine:
     """Runs batches on one device. Not thread-safe: one worker owns it.
 
     Attributes:

@@ -12,7 +12,7 @@ from zh_retrieval.checkpoint.packed_check import PackedCheck
 from zh_retrieval.engine.compile import Compiled
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.hardware import cpu_computes_bfloat16, default_batch_tokens
-from zh_retrieval.engine.torch_engine import Engine
+from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.layers import readout
 from zh_retrieval.layers.bert_cpu import fuse_gelu, join_projections, narrow_between, widen_residuals
 from zh_retrieval.layers.onednn import prepack, quantize_int8
@@ -27,7 +27,7 @@ from zh_retrieval.tokenization.tokenizer import TextTokenizer
 
 def build(
     spec: ModelSpec, options: LoadOptions, source: Source, device: torch.device, dtype: torch.dtype
-) -> tuple[Engine, TextTokenizer, int]:
+) -> tuple[TorchEngine, TextTokenizer, int]:
     """Return the engine, the tokenizer, and the most tokens of one sequence.
 
     Raises:
@@ -64,11 +64,11 @@ def _placed(spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, devic
 
 def _engine(
     spec: ModelSpec, checkpoint: Checkpoint, options: LoadOptions, device: torch.device, dtype: torch.dtype, limit: int
-) -> Engine:
+) -> TorchEngine:
     parts = checkpoint.parts
     read, width = _readout(spec, checkpoint, options.dimensions)
     alone = device.type == "cuda" and parts.packed and options.device_map is None
-    return Engine(
+    return TorchEngine(
         Compiled(parts.body) if options.compile else parts.body,
         read,
         device=device,

@@ -12,7 +12,7 @@ import torch
 from zh_retrieval import process
 from zh_retrieval.engine.hardware import resolve_dtype
 from zh_retrieval.engine.scheduler import Scheduler
-from zh_retrieval.engine.torch_engine import Engine
+from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.errors import ClosedError
 from zh_retrieval.local.building import build
 from zh_retrieval.local.source import Source
@@ -35,17 +35,17 @@ class LoadedModel:
     """
 
     def __init__(
-        self, folder: Path, engine: Engine, tokenizer: TextTokenizer, length_limit: int, key: Hashable = None
+        self, folder: Path, engine: TorchEngine, tokenizer: TextTokenizer, length_limit: int, key: Hashable = None
     ) -> None:
         self.folder = folder
         self.scheduler = Scheduler(engine)
         self.length_limit = length_limit
-        self._parts: tuple[Engine, TextTokenizer] | None = engine, tokenizer
+        self._parts: tuple[TorchEngine, TextTokenizer] | None = engine, tokenizer
         self._key = key
         self._shares = 0
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> TorchEngine:
         """Return what runs batches.
 
         Raises:
@@ -58,7 +58,7 @@ class LoadedModel:
         """Return vocabulary and special tokens; raises as `engine`."""
         return self._open()[1]
 
-    def _open(self) -> tuple[Engine, TextTokenizer]:
+    def _open(self) -> tuple[TorchEngine, TextTokenizer]:
         if (parts := self._parts) is None:
             raise ClosedError("The model was closed. Load it again.")
         return parts
