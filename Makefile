@@ -28,6 +28,7 @@ test: $(STAMP)
 # What takes long: slow tests, KILLS kills of running jobs, DEPTH times as many made-up inputs, the other type checker.
 test-slow: $(STAMP)
 	$(MAKE) -j2 slow deep basedpyright
+	$(MAKE) durability
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -47,7 +48,7 @@ unit: $(STAMP)
 	$(BIN)/pytest -m "timing and not slow"
 
 slow: $(STAMP)
-	ZH_RETRIEVAL_KILLS=$(KILLS) $(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow
 
 deep: $(STAMP)
 	ZH_RETRIEVAL_DEPTH=$(DEPTH) $(BIN)/pytest -m "hypothesis and not slow"

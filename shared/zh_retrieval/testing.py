@@ -16,6 +16,7 @@ import numpy as np
 
 from zh_retrieval.base import Encoder, Model, Pair, Reranker, Span
 from zh_retrieval.errors import ClosedError, InputError
+from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
 from zh_retrieval.recipes.registry import get_spec
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.validation import check_text, check_texts
@@ -77,7 +78,7 @@ class FakeEncoder(_Fake, Encoder):
     Prompts are left out, so a query that equals a document has its vector.
     """
 
-    def __init__(self, dimension: int = 64, model: str | ModelSpec = "e5-small-zh") -> None:
+    def __init__(self, dimension: int = 64, model: str | ModelSpec = DEFAULT_ENCODER) -> None:
         """Take the recipe of `model`, with `dimension` numbers in a vector."""
         super().__init__(replace(get_spec(model), dimension=dimension))
         self._dimension = dimension
@@ -134,7 +135,7 @@ class FakeEncoder(_Fake, Encoder):
 class FakeReranker(_Fake, Reranker):
     """A reranker whose score is the share of the query's characters that the document has, 0 to 1."""
 
-    def __init__(self, model: str | ModelSpec = "bge-reranker-large") -> None:
+    def __init__(self, model: str | ModelSpec = DEFAULT_CROSS_ENCODER) -> None:
         """Take the recipe of `model`."""
         super().__init__(get_spec(model))
 
