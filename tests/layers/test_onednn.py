@@ -1,5 +1,6 @@
 """Prepacked and int8 linear layers against torch's own."""
 
+import re
 import threading
 
 import numpy as np
@@ -174,3 +175,30 @@ def test_int8_is_refused_off_the_cpu():
         zr.load_encoder(
             "e5-small-zh", device="mps" if torch.backends.mps.is_available() else "cuda", quantization="int8"
         )
+
+
+@pytest.mark.parametrize("name", ["_reorder_linear_weight", "_linear_pointwise"])
+def test_a_torch_without_the_private_operators_keeps_its_own_linear(monkeypatch, name):
+    """What breaks when torch renames them: speed alone."""
+    linear = nn.Linear(8, 4).requires_grad_(False)
+    body, rows = nn.Sequential(linear), torch.randn(3, 8)
+    expected = body(rows)
+
+    def renamed(*_):
+        raise AttributeError(f"'_OpNamespace' 'mkldnn' object has no attribute {name!r}")
+
+    monkeypatch.setattr(torch.ops.mkldnn, name, renamed)
+    assert prepack(body) == 0
+    torch.testing.assert_close(body(rows), expected)
+
+
+@pytest.mark.parametrize("name", ["qlinear_prepack", "qlinear_pointwise"])
+def test_a_torch_without_the_int8_operators_refuses_int8_by_name(monkeypatch, name):
+    """What breaks when torch renames them: int8, with an error that names torch's version."""
+
+    def renamed(*_):
+        raise AttributeError(f"'_OpNamespace' 'onednn' object has no attribute {name!r}")
+
+    monkeypatch.setattr(torch.ops.onednn, name, renamed)
+    with pytest.raises(zr.ConfigError, match=f"torch {re.escape(torch.__version__)}.*{name}"):
+        quantize_int8(nn.Sequential(nn.Linear(8, 4)))
