@@ -257,6 +257,30 @@ def test_a_session_that_is_collected_lets_its_running_call_end(make):
     model.scheduler.ended.result(20)
 
 
+@pytest.mark.parametrize("kind", ["bulk", "interactive"])
+async def test_a_session_whose_call_was_failed_by_closing_is_collected(make, kind):
+    """Its finalizer holds the model: what the model keeps of a call would keep the session, and that the model."""
+    made = make(held=True)
+    encode = made.encoder.aencode_documents if kind == "bulk" else made.encoder.aencode_queries
+    given = texts(*range(2000, 2100 if kind == "bulk" else 2010))
+    first = asyncio.create_task(made.encoder.aencode_queries(["1"]))
+    assert await asyncio.to_thread(made.engine.started.wait, 20)
+    waiting = asyncio.create_task(encode(given))
+    await asyncio.sleep(0.05)
+    made.model.close()
+    found = await asyncio.gather(waiting, return_exceptions=True)
+    assert isinstance(found[0], zr.ClosedError)
+    made.engine.gate.set()
+    await first
+    await asyncio.to_thread(made.model.scheduler.join, 20)
+    alive = weakref.ref(made.encoder)
+    made.encoder = Made(False).encoder
+    del encode, waiting, first, found
+    await asyncio.sleep(0)
+    gc.collect()
+    assert alive() is None
+
+
 def test_a_model_whose_worker_died_is_loaded_anew(tmp_path, caplog):
     folder = tiny_bert(tmp_path)
     encoder = zr.load_encoder("bge-base-zh", path=folder, device="cpu", dtype="float32")

@@ -94,6 +94,8 @@ class Scheduler:
             self._check_open()
         self._mail.put(job)
         self._wake()
+        if self.ended.done():  # closed at the same moment: the job has failed, and nobody reads it any more
+            self._forget()
         return job.future
 
     @property
@@ -290,8 +292,14 @@ class Scheduler:
             closed = ClosedError(f"The model was closed before this work was done{_because(cause)}. Load it again.")
             closed.__cause__ = cause
             self._fail(job, closed)
+        self._forget()
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def _forget(self) -> None:
+        """Keep nothing of a call: an error knows its frames, these their session, whose finalizer knows this model."""
+        self._mail = SimpleQueue()
+        self._turns = {"interactive": Turns(), "bulk": Turns()}
 
 
 def _ready(pending: Pending) -> bool:
