@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.tiny_models import tiny_xlmr_reranker
-from zh_retrieval.cli.files.records import passages
 from zh_retrieval.cli.main import main
 from zh_retrieval.cli.table import fit, width
+from zh_retrieval.files.records import passages
 from zh_retrieval.hub.snapshot import size_on_disk
 from zh_retrieval.recipes.catalogue import MODELS
 

@@ -32,7 +32,7 @@ def xlmr_flags(tmp_path_factory):
 
 FORKS = """
 import json, os, resource, sys
-import pyarrow.parquet, torch, transformers, zh_retrieval.cli.files.vectors, zh_retrieval.loading  # takes seconds
+import pyarrow.parquet, torch, transformers, zh_retrieval.files.vectors, zh_retrieval.loading  # takes seconds
 from transformers import BertModel, XLMRobertaForSequenceClassification
 from zh_retrieval.cli.main import main
 for line in sys.stdin:

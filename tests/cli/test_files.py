@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import zh_retrieval as zr
 from tests.tiny_models import tiny_bert, tiny_xlmr_reranker
-from zh_retrieval.cli.files.markdown import passages
-from zh_retrieval.cli.files.records import Reader, text_parser
 from zh_retrieval.cli.main import main
+from zh_retrieval.files.markdown import passages
+from zh_retrieval.files.records import Reader, text_parser
 
 CPU = ["--device", "cpu", "--dtype", "float32"]
 

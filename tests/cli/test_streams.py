@@ -14,8 +14,8 @@ import pytest
 from tests.modelscope_stub import Stub, serve
 from tests.tiny_models import tiny_bert, tiny_xlmr_reranker
 from zh_retrieval.cli.console import progress, say
-from zh_retrieval.cli.files.standard_input import live_lines
 from zh_retrieval.cli.main import main
+from zh_retrieval.files.standard_input import live_lines
 
 CPU = ["--device", "cpu", "--dtype", "float32"]
 TEXT = "绿茶🍵ﷺ"

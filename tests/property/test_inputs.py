@@ -23,7 +23,8 @@ from llama_index_zh_retrieval import ModelScopeEmbedding
 from tests.depth import examples
 from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_xlmr_reranker
 from zh_retrieval.chunking import sentence_spans
-from zh_retrieval.cli.files.records import Reader, json_text, text_parser
+from zh_retrieval.files.records import Reader, text_parser
+from zh_retrieval.files.utf8 import json_text
 
 FUZZ = settings(
     max_examples=examples(30),
@@ -411,15 +412,15 @@ EMPTY_LINES = st.sampled_from([b"", b" ", b"\t"]).map(lambda line: (line, "empty
     st.sampled_from([b"\n", b"\r\n", b"\r"]),
     st.booleans(),
 )
-def test_every_line_is_a_record_or_reported_by_its_number(tmp_path, capsys, lines, ending, byte_order_mark):
+def test_every_line_is_a_record_or_reported_by_its_number(tmp_path, lines, ending, byte_order_mark):
     file = tmp_path / "in.jsonl"
     file.write_bytes((b"\xef\xbb\xbf" if byte_order_mark else b"") + ending.join(line for line, _ in lines))
     numbers = {kind: [n for n, (_, found) in enumerate(lines, 1) if found == kind] for kind in ("good", "bad")}
-    capsys.readouterr()
-    reader = Reader(text_parser("text", "title"), skip=True)
+    said: list[str] = []
+    reader = Reader(text_parser("text", "title"), skip=True, say=said.append)
     records = list(reader.read([str(file)]))
-    reported = re.findall(r"^zh-retrieval: skipped line (\d+) of", capsys.readouterr().err, re.MULTILINE)
-    assert [int(number) for number in reported] == numbers["bad"]
+    reported = [re.match(r"skipped line (\d+) of", line) for line in said]
+    assert [int(found[1]) for found in reported if found] == numbers["bad"]
     assert reader.skipped == len(numbers["bad"])
     assert [record.where for record in records] == [f"line {number} of {file}" for number in numbers["good"]]
     for record in records:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zh_retrieval.cli.files.records import Reader, Record, text_parser
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.cli.searching import FRAMEWORKS, Hits, Passage, Stages, build
 from zh_retrieval.cli.table import render
 from zh_retrieval.errors import ConfigError, InputError, MissingExtraError
+from zh_retrieval.files.records import Reader, Record, text_parser
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER, DEFAULT_LIKELIHOOD
 
 HELP = "build an index and answer questions through LangChain and LlamaIndex, offline"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zh_retrieval.cli.console import progress
-from zh_retrieval.cli.files.records import Reader, Record, text_parser, windows
+from zh_retrieval.cli.console import progress, say
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.files.records import Reader, Record, text_parser, windows
 from zh_retrieval.recipes.catalogue import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.role == "document" and arguments.instruction is not None:
         raise ConfigError("--instruction is for queries. Add --as query, or leave it out.")
     title = arguments.title_field or None if arguments.role == "document" else None
-    reader = Reader(text_parser(arguments.text_field, title), skip=arguments.on_error == "skip")
+    reader = Reader(text_parser(arguments.text_field, title), skip=arguments.on_error == "skip", say=say)
     with zh_retrieval.load_encoder(arguments.model, **load_options(arguments)) as encoder:
         if arguments.output == "-":
             _stream(arguments, encoder, windows(reader.live(arguments.inputs), _WINDOW))
@@ -66,7 +66,7 @@ def _encode(arguments: argparse.Namespace, encoder: Encoder, records: list[Recor
 
 
 def _stream(arguments: argparse.Namespace, encoder: Encoder, parts: Iterator[list[Record]]) -> None:
-    from zh_retrieval.cli.files.vectors import json_line
+    from zh_retrieval.files.vectors import json_line
 
     for records in parts:
         for record, vector in zip(records, _encode(arguments, encoder, records), strict=True):
@@ -75,8 +75,8 @@ def _stream(arguments: argparse.Namespace, encoder: Encoder, parts: Iterator[lis
 
 
 def _stage(arguments: argparse.Namespace, encoder: Encoder, parts: Iterator[list[Record]]) -> None:
-    from zh_retrieval.cli.files.staging import Staging, fingerprint
-    from zh_retrieval.cli.files.vectors import format_of
+    from zh_retrieval.files.staging import Staging, fingerprint
+    from zh_retrieval.files.vectors import format_of
 
     output = format_of(arguments.output)
     job = {

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zh_retrieval.cli.console import progress
-from zh_retrieval.cli.files.records import Reader, Record, check_utf8, json_text, text_parser, windows
+from zh_retrieval.cli.console import progress, say
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError, InputError
+from zh_retrieval.files.records import Reader, Record, text_parser, windows
+from zh_retrieval.files.utf8 import check_utf8, json_text
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER
 from zh_retrieval.validation import check_text
 
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     rank_scores([], arguments.top_n)  # refuses a bad --top-n before anything is loaded
     if bool(arguments.run) == bool(arguments.inputs):
         raise ConfigError("Give either INPUT files or --run with --queries and --corpus.")
-    reader = Reader(text_parser("text", "title") if arguments.run else _check_query, skip=arguments.on_error == "skip")
+    parse = text_parser("text", "title") if arguments.run else _check_query
+    reader = Reader(parse, skip=arguments.on_error == "skip", say=say)
     records = _from_run(arguments, reader) if arguments.run else reader.live(arguments.inputs)
     with zh_retrieval.load_reranker(arguments.model, **load_options(arguments)) as reranker:
         if arguments.output == "-":
@@ -156,7 +158,7 @@ def _candidate(line: str, where: str, queries: dict[str, str], corpus: dict[str,
 
 
 def _stage(arguments: argparse.Namespace, reranker: Reranker, parts: Iterator[list[Record]]) -> None:
-    from zh_retrieval.cli.files.staging import Staging, concatenate, fingerprint
+    from zh_retrieval.files.staging import Staging, concatenate, fingerprint
 
     sources = [*arguments.inputs, *filter(None, (arguments.run, arguments.queries, arguments.corpus))]
     job = {

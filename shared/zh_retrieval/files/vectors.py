@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from zh_retrieval.cli.files.records import Record, json_text, writable
-from zh_retrieval.cli.files.staging import concatenate
 from zh_retrieval.errors import ConfigError, MissingExtraError
+from zh_retrieval.files.records import Record
+from zh_retrieval.files.staging import concatenate
+from zh_retrieval.files.utf8 import json_text, writable
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,14 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zh_retrieval.cli.console import say
-from zh_retrieval.cli.files.markdown import passages
-from zh_retrieval.cli.files.standard_input import live_lines
 from zh_retrieval.errors import InputError
+from zh_retrieval.files.markdown import passages
+from zh_retrieval.files.standard_input import live_lines
+from zh_retrieval.files.utf8 import check_utf8
 from zh_retrieval.validation import check_text
 
-_JSON = (".jsonl", ".json", ".ndjson")
-_MARKDOWN = (".md", ".markdown")
+_LOGGER = logging.getLogger(__name__)
+
+Parse = Callable[[dict[str, Any]], str]
+
+JSON = (".jsonl", ".json", ".ndjson")
+MARKDOWN = (".md", ".markdown")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LARGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131 072
 
@@ -45,13 +50,15 @@ class Reader:
     Attributes:
         parse: JSON object or row of a table to the text of a record; raises InputError.
         skip: True passes over bad lines and counts them; False stops at the first.
+        say: Takes one line about what was skipped.
         skipped: Bad lines so far.
         empty: Blank lines of text files so far: each is a record of its own, so that row i is line i.
         passed: Blank lines of JSONL, tables and standard input so far, which are none.
     """
 
-    parse: Callable[[dict[str, Any]], str]
+    parse: Parse
     skip: bool = False
+    say: Callable[[str], object] = _LOGGER.warning
     skipped: int = 0
     empty: int = 0
     passed: int = 0
@@ -77,13 +84,13 @@ class Reader:
                     f"{path} is not a file. Give .jsonl, .csv, .tsv, .txt or .md files, or - for standard input."
                 )
             with file.open(encoding="utf-8-sig", errors="surrogateescape", newline=_newline(suffix)) as stream:
-                if suffix in _MARKDOWN:
+                if suffix in MARKDOWN:
                     for number, (title, text) in enumerate(passages(stream.read()), 1):
-                        yield from self.attempt(partial(_passage, number, title, text, path))
+                        yield from self.attempt(partial(passage_record, number, title, text, path))
                 elif suffix in _DELIMITERS:
                     yield from self._rows(stream, path, _DELIMITERS[suffix])
                 else:
-                    yield from self._lines(stream, path, suffix in _JSON)
+                    yield from self._lines(stream, path, suffix in JSON)
 
     def attempt(self, make: Callable[[], Record]) -> Iterator[Record]:
         """Yield what `make` returns; if it raises InputError and bad lines are skipped, count it and say so."""
@@ -93,18 +100,18 @@ class Reader:
             if not self.skip:
                 raise
             self.skipped += 1
-            say(f"skipped {error}")
+            self.say(f"skipped {error}")
         else:
             yield record
 
     def report(self, *, rows_matter: bool) -> None:
         """Say what was skipped, and the blank lines where they shift rows or are rows."""
         if self.skipped:
-            say(f"{self.skipped} lines were skipped")
+            self.say(f"{self.skipped} lines were skipped")
         if self.empty:
-            say(f"{self.empty} blank lines were read as empty texts: row i is line i")
+            self.say(f"{self.empty} blank lines were read as empty texts: row i is line i")
         if self.passed and rows_matter:
-            say(f"{self.passed} blank lines were passed over: they have no row")
+            self.say(f"{self.passed} blank lines were passed over: they have no row")
 
     def _lines(self, stream: Iterable[str | None], name: str, as_json: bool | None) -> Iterator[Record | None]:
         live = as_json is None
@@ -120,26 +127,7 @@ class Reader:
                     continue
                 self.empty += 1
             as_json = line.lstrip().startswith("{") if as_json is None else as_json
-            where = f"line {number} of {name}"
-            yield from self.attempt(partial(self._record, line.rstrip("\n"), where, as_json, f"{name}:{number}"))
-
-    def _record(self, line: str, where: str, as_json: bool, name: str) -> Record:
-        check_utf8(line, where)
-        if not as_json:
-            return Record({"id": name, "text": line}, line, where)
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not valid JSON ({error}). Mend it, or use --on-error skip.") from None
-        if not isinstance(fields, dict):
-            raise InputError(f"{where}: expected a JSON object, found {type(fields).__name__}.")
-        return self._parsed(fields, where)
-
-    def _parsed(self, fields: dict[str, Any], where: str) -> Record:
-        try:
-            return Record(fields, self.parse(fields), where)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            yield from self.attempt(partial(line_record, self.parse, line.rstrip("\n"), number, name, as_json))
 
     def _rows(self, stream: Iterable[str], path: str, delimiter: str) -> Iterator[Record]:
         csv.field_size_limit(_LARGEST_CELL)
@@ -165,7 +153,34 @@ class Reader:
             check_utf8(cell, where)
         if len(row) != len(names):
             raise InputError(f"{where}: {len(row)} columns, expected {len(names)} ({', '.join(names)}).")
-        return self._parsed(dict(zip(names, row, strict=True)), where)
+        return parsed(self.parse, dict(zip(names, row, strict=True)), where)
+
+
+def line_record(parse: Parse, line: str, number: int, name: str, as_json: bool) -> Record:
+    """Return the record of line `number` of the file `name`: a JSON object, or the line itself.
+
+    Raises:
+        InputError: It is none; the message names file and line.
+    """
+    where = f"line {number} of {name}"
+    check_utf8(line, where)
+    if not as_json:
+        return Record({"id": f"{name}:{number}", "text": line}, line, where)
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON ({error}). Mend it, or use --on-error skip.") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(fields).__name__}.")
+    return parsed(parse, fields, where)
+
+
+def parsed(parse: Parse, fields: dict[str, Any], where: str) -> Record:
+    """Return the record of fields; `where` they stood is put before the message of an InputError."""
+    try:
+        return Record(fields, parse(fields), where)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def windows(records: Iterable[Record | None], size: int) -> Iterator[list[Record]]:
@@ -199,35 +214,14 @@ def _header(row: list[str], where: str) -> list[str]:
     return row
 
 
-def _passage(number: int, title: str, text: str, path: str) -> Record:
+def passage_record(number: int, title: str, text: str, path: str) -> Record:
+    """Return the record of passage `number` of a Markdown file; raises InputError as `line_record`."""
     joined = f"{title}\n{text}" if title else text
     check_utf8(joined, f"passage {number} of {path}")
     return Record({"id": f"{path}:{number}", "title": title, "text": text}, joined, f"passage {number} of {path}")
 
 
-def check_utf8(text: str, where: str) -> None:
-    """Raise InputError if `text`, read with errors="surrogateescape", was not valid UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) - 0xDC00
-        raise InputError(
-            f"{where}: byte 0x{byte:02x} at character {error.start} is not UTF-8. Convert the file, or use "
-            "--on-error skip."
-        ) from None
-
-
-def writable(text: str) -> str:
-    """Return text that can be written as UTF-8: a lone surrogate becomes its JSON escape."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def json_text(value: object) -> str:
-    """Return JSON that can be written as UTF-8; a lone surrogate in it stays the escape that it was."""
-    return writable(json.dumps(value, ensure_ascii=False))
-
-
-def text_parser(text_field: str, title_field: str | None) -> Callable[[dict[str, Any]], str]:
+def text_parser(text_field: str, title_field: str | None) -> Parse:
     """Return the parser of embedding records: the text, after its title and a newline if it has one."""
 
     def parse(fields: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Files of records and vectors: what commands and jobs read and write."""
