@@ -6,11 +6,16 @@ block are column j, the high four bits column 16 + j, each minus 8 and times the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from zh_retrieval.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from zh_retrieval.checkpoint.tensors import Stored
 
 FILE = "model.q4.safetensors"
 
@@ -20,26 +25,24 @@ def is_packed(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
-def state_dict(folder: Path) -> dict[str, torch.Tensor]:
-    """Return every tensor of the folder as float32, by the name transformers gives it.
+def unpacked(stored: Mapping[str, Stored]) -> dict[str, np.ndarray]:
+    """Return every tensor of the file as float32, by the name transformers gives it.
 
     Raises:
         CheckpointError: A weight has no scales, or not one for each block.
     """
-    from safetensors.torch import load_file
-
-    stored = load_file(folder / FILE)
-    state = {name: tensor for name, tensor in stored.items() if not name.endswith((".q4", ".scale"))}
+    state = {name: each.float32() for name, each in stored.items() if not name.endswith((".q4", ".scale"))}
     for name, packed in stored.items():
         if name.endswith(".q4"):
             weight = name.removesuffix(".q4")
             scale = stored.get(f"{weight}.scale")
             if scale is None or packed.shape != (*scale.shape, 16):
-                raise CheckpointError(f"{folder / FILE}: {weight!r} lacks a scale for each of its blocks.")
-            state[weight] = _unpack(packed, scale)
+                raise CheckpointError(f"{FILE}: {weight!r} lacks a scale for each of its blocks.")
+            state[weight] = _unpack(packed.values, scale.float32())
     return state
 
 
-def _unpack(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    halves = torch.cat((packed & 15, packed >> 4), dim=-1).to(torch.float32) - 8  # (R, C / 32, 32)
-    return (halves * scale.to(torch.float32).unsqueeze(-1)).flatten(1)
+def _unpack(packed: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    halves = np.concatenate((packed & 15, packed >> 4), axis=-1).astype(np.float32) - 8  # (R, C / 32, 32)
+    halves *= scale[..., None]
+    return halves.reshape(len(packed), -1)

@@ -16,7 +16,8 @@ from torch import nn
 
 from zh_retrieval import process
 from zh_retrieval.checkpoint import blocks, lora
-from zh_retrieval.checkpoint.weight_files import IGNORED, check_files, find_not_finite, find_tensor, weight_files
+from zh_retrieval.checkpoint.tensors import read_tensors
+from zh_retrieval.checkpoint.weight_files import check_files, check_loaded, refuse_not_finite, weight_files
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.layers import attention
 from zh_retrieval.models import family, kind, qwen1, reads
@@ -99,7 +100,9 @@ def load_checkpoint(
 
 
 def _read(folder: Path, plan: Plan, placement: Placement) -> Parts:
-    state = blocks.state_dict(folder) if blocks.is_packed(folder) else None
+    state = None
+    if blocks.is_packed(folder):
+        state = {name: torch.from_numpy(each.float32()) for name, each in read_tensors(weight_files(folder)).items()}
     arguments = {**placement.arguments(plan.attention), **plan.arguments}
     return plan.parts(load_pretrained(plan.cls, folder, plan.config, state_dict=state, **arguments))
 
@@ -154,14 +157,7 @@ def _check_finite(module: nn.Module, files: list[Path]) -> None:
         if parameter.is_meta or not parameter.is_floating_point():
             continue
         if not bool(torch.isfinite(parameter.detach().sum(dtype=torch.float32))):
-            found = find_not_finite(files)
-            if found is None:
-                raise CheckpointError(
-                    f"{files[0].parent}: {name!r} leaves the range of {parameter.dtype}. Use another."
-                )
-            raise CheckpointError(
-                f"{files[0].parent / found[0]}: tensor {found[1]!r} holds NaN or Inf. Fetch the file again."
-            )
+            refuse_not_finite(files, name, str(parameter.dtype))
 
 
 @contextmanager
@@ -208,23 +204,3 @@ def load_pretrained(cls: Any, folder: Path, config: Any, **arguments: Any) -> An
         raise CheckpointError(f"The weights in {folder} cannot be loaded: {error}") from error
     check_loaded(info, folder)
     return model
-
-
-def check_loaded(info: dict[str, Any], folder: Path) -> None:
-    """Raise CheckpointError if transformers' loading report names missing, unexpected or misshapen tensors."""
-    problems = {
-        "missing": sorted(info["missing_keys"]),
-        "wrong shape": sorted(name for name, *_ in info["mismatched_keys"]),
-        "unexpected": sorted(k for k in info["unexpected_keys"] if not any(part in k for part in IGNORED)),
-    }
-    shapes = {name: f" {tuple(is_)} instead of {tuple(fits)}" for name, is_, fits in info["mismatched_keys"]}
-    found = []
-    for what, names in problems.items():
-        if names:
-            listed = ", ".join(name + shapes.get(name, "") for name in names[:5])
-            found.append(f"{what}: {listed} ({len(names)}) in {find_tensor(weight_files(folder), names[0])}")
-    if found or info.get("error_msgs"):
-        raise CheckpointError(
-            f"The weights in {folder} do not fit the model. {'; '.join([*found, *info.get('error_msgs', [])])}. "
-            "Expected exactly the tensors that config.json describes."
-        )

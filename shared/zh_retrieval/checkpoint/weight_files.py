@@ -9,13 +9,14 @@ import json
 import math
 import pickle
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from zh_retrieval.checkpoint import blocks
+from zh_retrieval.checkpoint.tensors import stored_in
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.hub.snapshot import is_safe, weights_of
 
@@ -61,8 +62,10 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """
     try:
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as opened:
+            with safe_open(file, framework="np") as opened:
                 return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        import torch
+
         stored = torch.load(file, map_location="meta", weights_only=True)
         if not isinstance(stored, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in stored.values()):
             raise CheckpointError(f"{file} is no table of tensors. Fetch the file again.")
@@ -100,18 +103,44 @@ def _same(stored: str, name: str) -> bool:
 def find_not_finite(files: list[Path]) -> tuple[str, str] | None:
     """Return the name of the first file and tensor in it that holds NaN or Inf; None if there is none."""
     for file in files:
-        for name, tensor in _values(file):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        for name, tensor in stored_in(file):
+            if tensor.floating and not bool(np.isfinite(tensor.float32()).all()):
                 return file.name, name
     return None
 
 
-def _values(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
-            yield from ((name, opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118
-    else:
-        yield from torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)).items()
+def refuse_not_finite(files: list[Path], name: str, dtype: str) -> NoReturn:
+    """Raise CheckpointError for a weight that is NaN or Inf here, naming the file and the tensor if they are so there.
+
+    Args:
+        files: The weight files.
+        name: The weight.
+        dtype: What it was read as.
+    """
+    found = find_not_finite(files)
+    if found is None:
+        raise CheckpointError(f"{files[0].parent}: {name!r} leaves the range of {dtype}. Use another.")
+    raise CheckpointError(f"{files[0].parent / found[0]}: tensor {found[1]!r} holds NaN or Inf. Fetch the file again.")
+
+
+def check_loaded(info: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError if a loading report, as transformers has it, names tensors that do not fit."""
+    problems = {
+        "missing": sorted(info["missing_keys"]),
+        "wrong shape": sorted(name for name, *_ in info["mismatched_keys"]),
+        "unexpected": sorted(k for k in info["unexpected_keys"] if not any(part in k for part in IGNORED)),
+    }
+    shapes = {name: f" {tuple(is_)} instead of {tuple(fits)}" for name, is_, fits in info["mismatched_keys"]}
+    found = []
+    for what, names in problems.items():
+        if names:
+            listed = ", ".join(name + shapes.get(name, "") for name in names[:5])
+            found.append(f"{what}: {listed} ({len(names)}) in {find_tensor(weight_files(folder), names[0])}")
+    if found or info.get("error_msgs"):
+        raise CheckpointError(
+            f"The weights in {folder} do not fit the model. {'; '.join([*found, *info.get('error_msgs', [])])}. "
+            "Expected exactly the tensors that config.json describes."
+        )
 
 
 def count_parameters(files: list[Path]) -> int:

@@ -29,7 +29,11 @@ class Engine(Protocol):
     """Runs batches. One worker thread owns it, so nothing here needs to be thread-safe."""
 
     width: int
-    max_batch_tokens: int
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Return how many tokens a batch may have."""
+        ...
 
     @property
     def dtype(self) -> object:

@@ -5,7 +5,6 @@ Axes: B sequences, L tokens of the longest, T tokens of all, R result rows.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from zh_retrieval.engine.budget import Budget
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.devices import Device, Event, TorchDevice, is_lost
 from zh_retrieval.errors import DeviceMemoryError
@@ -23,11 +23,6 @@ from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.layers.packing import pack, round_up
 from zh_retrieval.layers.readout import Readout
 from zh_retrieval.sequence import Tokens
-
-logger = logging.getLogger(__name__)
-
-_LEAST_TOKENS = 1024  # a token budget does not shrink below this: smaller passes cost time and save little memory
-_GOOD_PASSES = 64  # passes without trouble after which a smaller budget doubles
 
 
 @dataclass(slots=True)
@@ -76,8 +71,6 @@ class TorchEngine:
         device: Where the model is.
         dtype: What it computes in.
         width: Length of a result row: the dimension of a vector, or 1 for a score.
-        max_batch_tokens: Token budget of a forward pass. It halves when memory runs out, down to 1024 or the longest
-            sequence, and doubles again, up to what it was, with every 64 passes that go well.
     """
 
     def __init__(
@@ -97,9 +90,7 @@ class TorchEngine:
         self.device = device
         self.dtype = dtype
         self.width = width
-        self.max_batch_tokens = max_batch_tokens
-        self._full_budget = max_batch_tokens
-        self._good_passes = 0
+        self._budget = Budget(max_batch_tokens, str(device))
         self._body = body
         self._readout = readout
         self._position_offset = position_offset
@@ -107,6 +98,11 @@ class TorchEngine:
         self._graphs = graphs
         self._rounds = packed and device.type == "cpu"
         self._runtime: Device = TorchDevice(device) if runtime is None else runtime
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Return the token budget of a forward pass (see `Budget`)."""
+        return self._budget.tokens
 
     def activate(self) -> AbstractContextManager[object]:
         """Return a context in which the engine's device is the thread's current one, for a worker's whole life."""
@@ -136,7 +132,7 @@ class TorchEngine:
         if isinstance(outcome, Exception):
             return Pending(torch.from_numpy(self._recover(tokens, outcome)))
         outcome.recover = partial(self._recover, tokens)
-        self._grow()
+        self._budget.grow()
         return outcome
 
     def _attempt(self, tokens: Sequence[Tokens], graphs: QueryGraphs | None) -> Pending | Exception:
@@ -159,7 +155,7 @@ class TorchEngine:
             raise error
         self._runtime.empty_cache()
         if len(tokens) > 1:
-            self._shrink(max(len(item.ids) for item in tokens))
+            self._budget.shrink(max(len(item.ids) for item in tokens))
             half = len(tokens) // 2
             return np.concatenate([self.launch(part).result() for part in (tokens[:half], tokens[half:])])
         again = self._attempt(tokens, None) if self._graphs is not None else error  # without a graph's own memory
@@ -169,23 +165,6 @@ class TorchEngine:
             f"A sequence of {len(tokens[0].ids)} tokens does not fit into the memory of {self.device}. "
             "Lower max_length, or use a smaller dtype."
         ) from error
-
-    def _shrink(self, longest: int) -> None:
-        self._good_passes = 0
-        least = min(self._full_budget, max(_LEAST_TOKENS, longest))
-        budget = max(min(least, self.max_batch_tokens), self.max_batch_tokens // 2)
-        if budget < self.max_batch_tokens:
-            logger.warning("%s ran out of memory: token budget is now %d", self.device, budget)
-        self.max_batch_tokens = budget
-
-    def _grow(self) -> None:
-        if self.max_batch_tokens >= self._full_budget:
-            return
-        self._good_passes += 1
-        if self._good_passes >= _GOOD_PASSES:
-            self._good_passes = 0
-            self.max_batch_tokens = min(self._full_budget, 2 * self.max_batch_tokens)
-            logger.info("%s has memory again: token budget is now %d", self.device, self.max_batch_tokens)
 
     @torch.inference_mode()
     def _launch(self, tokens: Sequence[Tokens], graphs: QueryGraphs | None) -> Pending:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import traceback
 
-import torch
-
 _SAYS = (
     "out of memory",  # CUDA, HIP, MPS and XPU, in torch's allocators and in the drivers' own words
     "can't allocate memory",  # torch's CPU allocator
@@ -23,7 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     oneDNN says no more than what it could not do; at what worked with other sizes, memory is what is missing. An
     operator that it does not have is another message, which goes on after these words.
     """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
         return True
     said = str(error).lower()
     return isinstance(error, RuntimeError) and (said.strip() in _ONEDNN or any(words in said for words in _SAYS))

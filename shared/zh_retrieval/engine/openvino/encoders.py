@@ -1,0 +1,121 @@
+"""BERT, XLM-R and JinaBERT bodies as graphs.
+
+Axes: B sequences of a batch, L tokens of the longest, H hidden, N heads, I feed-forward size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openvino import opset15 as op
+
+from zh_retrieval.engine.openvino import ops
+from zh_retrieval.engine.openvino.ops import Node
+from zh_retrieval.engine.openvino.weights import Weights
+
+_USUAL = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "max_position_embeddings": 512}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What config.json says of an encoder, and which position its first token has."""
+
+    words: int
+    hidden: int
+    layers: int
+    heads: int
+    wide: int
+    positions: int
+    kinds: int
+    eps: float
+    activation: str
+    offset: int
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Sizes:
+        """Return the sizes of a config.json; what it leaves out is what transformers assumes."""
+        given: dict[str, Any] = {**_USUAL, **config}
+        pad = given.get("pad_token_id", 1)
+        return Sizes(
+            given["vocab_size"], given["hidden_size"], given["num_hidden_layers"], given["num_attention_heads"],
+            given["intermediate_size"], given["max_position_embeddings"], given["type_vocab_size"],
+            given["layer_norm_eps"], given["hidden_act"],
+            (1 if pad is None else int(pad)) + 1 if given.get("model_type") == "xlm-roberta" else 0,
+        )  # fmt: skip
+
+
+def has_graph(config: Mapping[str, Any]) -> bool:
+    """Return True if a graph computes what a config.json of BERT or XLM-R describes."""
+    return (
+        config.get("hidden_act", "gelu") in ops.ACTIVATIONS
+        and config.get("position_embedding_type", "absolute") == "absolute"
+        and not config.get("is_decoder", False)
+    )
+
+
+def bert(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]:
+    """Return the last hidden states of BERT or XLM-R, float32 (B, L, H), and the graph's inputs.
+
+    Args:
+        sizes: The body's.
+        weights: Its tensors.
+        first: Compute the last layer for the first token alone, whose row is all that is read: (B, 1, H).
+    """
+    ids, lengths = ops.inputs()
+    mask = ops.padding_mask(ids, lengths)
+    hidden = _embed(sizes, weights, ids)
+    for number in range(sizes.layers):
+        queries = ops.rows(hidden, 0, 1) if first and number == sizes.layers - 1 else hidden
+        hidden = _layer(sizes, weights, f"encoder.layer.{number}.", queries, hidden, mask)
+    return hidden, [ids, lengths]
+
+
+def _embed(sizes: Sizes, weights: Weights, ids: Node) -> Node:
+    words = op.gather(
+        weights.table("embeddings.word_embeddings.weight", sizes.words, sizes.hidden), ids, ops.numbers(0)
+    )
+    kinds = weights.array("embeddings.token_type_embeddings.weight", sizes.kinds, sizes.hidden)
+    table = weights.array("embeddings.position_embeddings.weight", sizes.positions, sizes.hidden)
+    usable = op.constant(table[sizes.offset :] + kinds[0])
+    positions = op.slice(usable, ops.numbers(0), ops.size(ids, 1), ops.numbers(1), ops.numbers(0))
+    return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, positions))
+
+
+def _layer(sizes: Sizes, weights: Weights, name: str, queries: Node, hidden: Node, mask: Node) -> Node:
+    """Return a post-norm layer's result for `queries`, rows of `hidden`, which sees all of it."""
+    dense = _Dense(weights, name)
+    q, k, v = (
+        ops.split_heads(dense(f"attention.self.{part}", rows, sizes.hidden, sizes.hidden), sizes.heads)
+        for part, rows in (("query", queries), ("key", hidden), ("value", hidden))
+    )
+    seen = dense("attention.output.dense", ops.merge_heads(ops.attention(q, k, v, mask)), sizes.hidden, sizes.hidden)
+    attended = _norm(sizes, weights, name + "attention.output.LayerNorm", op.add(queries, seen))
+    wide = ops.ACTIVATIONS[sizes.activation](dense("intermediate.dense", attended, sizes.wide, sizes.hidden))
+    narrow = dense("output.dense", wide, sizes.hidden, sizes.wide)
+    return _norm(sizes, weights, name + "output.LayerNorm", op.add(attended, narrow))
+
+
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    """The linear layers of one layer, by their names in it."""
+
+    weights: Weights
+    layer: str
+
+    def __call__(self, name: str, x: Node, outputs: int, inputs: int) -> Node:
+        weight = self.weights.linear(f"{self.layer}{name}.weight", outputs, inputs)
+        return ops.linear(x, weight, self.weights.bias(f"{self.layer}{name}.bias", outputs))
+
+
+def _norm(sizes: Sizes, weights: Weights, name: str, x: Node) -> Node:
+    scale, shift = (weights.table(f"{name}.{part}", sizes.hidden) for part in ("weight", "bias"))
+    return ops.layer_norm(x, scale, shift, sizes.eps)
+
+
+def classification_head(sizes: Sizes, weights: Weights, hidden: Node) -> Node:
+    """Return the logit of a cross-encoder, float32 (B, 1, 1), for the first token's row, (B, 1, H)."""
+    dense = _Dense(weights, "classifier.")
+    inner = op.tanh(dense("dense", hidden, sizes.hidden, sizes.hidden))
+    return dense("out_proj", inner, 1, sizes.hidden)

@@ -1,0 +1,55 @@
+"""What becomes of a graph's output: float32 rows, in the order of the batch.
+
+Axes: B sequences of a batch, L tokens of the longest, H hidden, R result rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from zh_retrieval.recipes.spec import Pooling
+from zh_retrieval.sequence import Tokens
+
+Readout = Callable[[np.ndarray, Sequence[Tokens]], np.ndarray]
+"""A graph's output and the sequences of its batch to float32 (R, width), which no later pass writes over."""
+
+
+def pooled(pooling: Pooling, dimensions: int | None = None) -> Readout:
+    """Return the readout of an embedder: one L2-normalised vector for each sequence, or for each of its spans.
+
+    The output is (B, L, H), and for "cls" and "last" (B, 1, H): the row that is the vector. `dimensions` keeps so many
+    of the first numbers and normalises those (Matryoshka); None keeps all.
+    """
+
+    def read(output: np.ndarray, tokens: Sequence[Tokens]) -> np.ndarray:
+        rows: np.ndarray = _sums(output, tokens) if pooling == "mean" else output[:, 0]
+        return normalized(rows[:, :dimensions])
+
+    return read
+
+
+def scored(output: np.ndarray, _: Sequence[Tokens]) -> np.ndarray:
+    """Return the scores, (R, 1), that a graph computes itself: its output is (B, 1, 1) or (B, 1)."""
+    scores: np.ndarray = output.reshape(-1, 1).copy()
+    return scores
+
+
+def normalized(rows: np.ndarray) -> np.ndarray:
+    """Return each row divided by its length, as a new array."""
+    lengths = np.sqrt(np.einsum("rh,rh->r", rows, rows))[:, None]
+    quotient: np.ndarray = rows / np.maximum(lengths, 1e-12)
+    return quotient
+
+
+def _sums(output: np.ndarray, tokens: Sequence[Tokens]) -> np.ndarray:
+    """Return the sum over each sequence or span: it points where the mean points."""
+    sums: np.ndarray = np.stack(
+        [
+            states[low:high].sum(axis=0)
+            for states, item in zip(output, tokens, strict=True)
+            for low, high in (((0, len(item.ids)),) if item.spans is None else item.spans)
+        ]
+    )
+    return sums
