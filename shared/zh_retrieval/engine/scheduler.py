@@ -150,6 +150,7 @@ class Scheduler:
             self._abandon(error)
         finally:
             self._engine = None
+            process.forks_wait_for_end()
             self._end()
 
     def _activated(self) -> AbstractContextManager[object]:
@@ -229,14 +230,16 @@ class Scheduler:
     def _launch(self, shares: list[Share]) -> tuple[list[Share], Pending] | None:
         assert self._engine is not None
         try:
-            return shares, self._engine.launch([job.tokens[index] for job, indices in shares for index in indices])
+            with process.forks_wait():
+                return shares, self._engine.launch([job.tokens[index] for job, indices in shares for index in indices])
         except Exception as error:
             self._isolate(shares, error)
             return None
 
     def _deliver(self, shares: list[Share], pending: Pending) -> None:
         try:
-            rows = pending.result()
+            with process.forks_wait():
+                rows = pending.result()
         except Exception as error:
             self._isolate(shares, error)
             return

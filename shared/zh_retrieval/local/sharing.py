@@ -157,6 +157,7 @@ def _start(
 
     def load() -> None:
         try:
+            process.forks_wait_for_end()
             model = LoadedModel(source.folder, *build(spec, options, source, device, dtype), key)
             model.share()
         except BaseException as error:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zh_retrieval import process
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.recipes.spec import ModelSpec
 
@@ -44,20 +45,24 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bare token ids of each text."""
-        if len(texts) == 1:  # no thread pool for a single text: faster, and safe to fork after
-            return [self.tokenizer.encode(texts[0], add_special_tokens=False).ids]
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with process.forks_wait():
+            if len(texts) == 1:  # no thread pool for a single text: faster, and safe to fork after
+                return [self.tokenizer.encode(texts[0], add_special_tokens=False).ids]
+            encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def ids_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return bare token ids and the half-open character range of each."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        with process.forks_wait():
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     def many_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Return `ids_with_offsets` of each text."""
         if len(texts) == 1:
             return [self.ids_with_offsets(texts[0])]
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        with process.forks_wait():
+            encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
     def frame(self, ids: Sequence[int], max_length: int) -> list[int]:
