@@ -16,7 +16,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile --max-worker-restart 0
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: demo test test-slow lint format types mypy basedpyright wheel unit slow deep mutants durability soak
-.PHONY: test-weights test-oldest test-versions clean
+.PHONY: test-weights test-gpu test-oldest test-versions clean
 
 demo: $(STAMP)
 	$(BIN)/zh-retrieval demo
@@ -82,6 +82,10 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt tests/oldest.txt
 # own client) left in a cache of this machine; ZH_RETRIEVAL_TEST_DOWNLOAD=1 downloads the others, 0.2 to 15 GB each.
 test-weights: $(STAMP)
 	$(BIN)/pytest -m weights
+
+# What only a GPU shows; skipped without one.
+test-gpu: $(STAMP)
+	$(BIN)/pytest -m gpu
 
 # Everything at once for 20 minutes (or MINUTES=2): wrong results, lost calls, leaked memory and threads. Linux only.
 soak: $(STAMP)
