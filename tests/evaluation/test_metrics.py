@@ -1,0 +1,80 @@
+"""Numbers against a computation by hand and against trec_eval's code, on ties, no answers and graded labels."""
+
+import math
+
+import pytest
+
+import zh_retrieval as zr
+from tests.evaluation.fakes import Written, ranking
+from zh_retrieval.evaluation.dataset import Dataset, Passage
+from zh_retrieval.evaluation.evaluate import evaluate_systems
+from zh_retrieval.evaluation.metrics import per_query
+
+QRELS = {
+    "graded": {"a": 3, "b": 1, "c": 0, "gone": 2},  # nobody can find "gone"
+    "late": {"k": 1},
+    "empty": {"a": 1},
+    "many": {f"d{n}": 1 for n in range(20)},
+}
+RANKINGS = {
+    "graded": ranking("c", "b", "x", "a"),
+    "late": ranking(*[f"d{n}" for n in range(10)], "k"),  # the answer is eleventh
+    "empty": ranking(),
+    "many": ranking(*[f"d{n}" for n in range(5)]),
+}
+
+
+def dcg(gains):
+    return sum(gain / math.log2(place + 1) for place, gain in enumerate(gains, 1))
+
+
+def test_values_are_those_of_a_computation_by_hand():
+    values = per_query(QRELS, list(QRELS), RANKINGS)
+    ideal_many = dcg([1] * 10)
+    expected = {
+        "nDCG@10": [dcg([0, 1, 0, 3]) / dcg([3, 2, 1]), 0, 0, dcg([1] * 5) / ideal_many],
+        "R@10": [2 / 3, 0, 0, 5 / 20],
+        "R@100": [2 / 3, 1, 0, 5 / 20],
+        "RR@10": [1 / 2, 0, 0, 1],
+        "AP": [(1 / 2 + 2 / 4) / 3, 1 / 11, 0, 5 / 20],
+        "Success@1": [0, 0, 0, 1],
+        "Success@5": [1, 0, 0, 1],
+        "Success@10": [1, 0, 0, 1],
+    }
+    for measure, wanted in expected.items():
+        assert [values[measure][query] for query in QRELS] == pytest.approx(wanted, abs=1e-6), measure
+
+
+def test_ties_break_as_trec_eval_breaks_them():
+    import pytrec_eval
+
+    from zh_retrieval.evaluation.search import order
+
+    scores = {"a": 0.5, "c": 0.5, "b": 0.5, "z": 0.1, "丙": 0.5, "甲": 0.5}
+    sorted_ids = order(list(scores), list(scores.values()))
+    assert sorted_ids == ["甲", "丙", "c", "b", "a", "z"]  # of equal scores the greater id first
+    for right in scores:
+        qrels = {"q": {right: 1}}
+        theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recip_rank"}).evaluate({"q": scores})["q"]
+        ours = per_query(qrels, ["q"], {"q": ranking(*sorted_ids)})
+        assert ours["nDCG@10"]["q"] == pytest.approx(theirs["ndcg_cut_10"])
+        assert ours["RR@10"]["q"] == pytest.approx(theirs["recip_rank"])
+
+
+def test_the_mean_is_over_all_queries_with_an_answer_and_that_of_ir_measures():
+    import ir_measures
+
+    corpus = {name: Passage(f"段落{name}") for name in ("a", "b", "c", "x", "k", *QRELS["many"])}
+    queries = {query: f"问题{query}" for query in (*QRELS, "no judgement", "no answer")}
+    dataset = Dataset("小例", queries, corpus, {**QRELS, "no answer": {"a": 0}})
+    rankings = {query: list(found.ids) for query, found in RANKINGS.items()}
+    row = evaluate_systems(dataset, [Written("手写", rankings)]).results[0]
+    run = {query: dict(zip(found.ids, found.scores, strict=True)) for query, found in RANKINGS.items()}
+    theirs = ir_measures.calc_aggregate([ir_measures.parse_measure(name) for name in row.metrics], QRELS, run)
+    assert row.metrics == pytest.approx({str(measure): value for measure, value in theirs.items()})
+    assert set(row.per_query["nDCG@10"]) == set(QRELS)
+
+
+def test_a_measure_that_does_not_exist_is_refused_with_the_names_there_are():
+    with pytest.raises(zr.ConfigError, match=r"nDGC@10.*nDCG@10"):
+        per_query(QRELS, list(QRELS), RANKINGS, ["nDGC@10"])
