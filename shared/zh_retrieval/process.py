@@ -135,8 +135,8 @@ def forks_wait() -> Iterator[None]:
 def forks_wait_for_end() -> None:
     """Let every fork from now on wait until the calling thread is gone.
 
-    What MKL keeps for a thread it frees, under its lock, after the thread's last line of Python. The thread must not wait
-    for another thread of Python any more.
+    What MKL keeps for a thread it frees, under its lock, after the thread's last line of Python. The thread must not
+    wait for another thread of Python any more.
     """
     _GATE.end()
 

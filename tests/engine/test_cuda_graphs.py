@@ -1,6 +1,7 @@
 """Short queries from a recorded forward pass; the recording here runs again what a CUDA graph would start again."""
 
 import logging
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,18 @@ LENGTHS = [1, 5, 16, 17, 40, 63, 64]
 
 
 def again(run):
-    """Record as CUDA does: one tensor for every result, written anew from what lies in the inputs' memory."""
-    result = run().clone()
-    return result, lambda: result.copy_(run())
+    """Record as CUDA does: one tensor for every result, written anew from what lies in the inputs' memory.
+
+    Like a graph it knows addresses, and keeps no tensor of `run` alive: the one who records does.
+    """
+    result, recorded = run().clone(), weakref.ref(run)
+
+    def replay():
+        kept = recorded()
+        assert kept is not None, "the memory of what was recorded belongs to others now"
+        result.copy_(kept())
+
+    return result, replay
 
 
 def broken(run):

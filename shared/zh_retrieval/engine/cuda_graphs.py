@@ -31,6 +31,7 @@ class _Recorded:
     bounds: torch.Tensor  # int32 (3,): 0, tokens of the query, L
     hidden: torch.Tensor  # (L, H)
     replay: Callable[[], object]
+    run: Run  # what was recorded: a replay reads the memory of every tensor that it holds
 
 
 class QueryGraphs:
@@ -101,4 +102,4 @@ class QueryGraphs:
             return hidden
 
         hidden, replay = self._record(run)
-        return _Recorded(ids, bounds, hidden, replay)
+        return _Recorded(ids, bounds, hidden, replay, run)
