@@ -19,32 +19,34 @@ def is_qwen1(config: dict[str, Any]) -> bool:
 
 
 def qwen2_config(config: dict[str, Any]) -> Any:
-    """Return the transformers `Qwen2Config` that computes what a Qwen-1 config describes.
+    """Return the transformers `Qwen2Config` that computes what a Qwen-1 config describes; raises as `qwen2_sizes`."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(**qwen2_sizes(config), pad_token_id=None, bos_token_id=None, eos_token_id=None)
+
+
+def qwen2_sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config.json of the Qwen2 that computes what a Qwen-1 config describes.
 
     Raises:
         CheckpointError: A size is missing, or the variant is one that Qwen2 does not compute.
     """
-    from transformers import Qwen2Config
-
     if config.get("rotary_pct", 1.0) != 1.0 or not config.get("no_bias", True):
         raise CheckpointError("This Qwen-1 variant (partial rotary or biased projections) is unknown.")
     try:
-        return Qwen2Config(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"] // 2,
-            num_hidden_layers=config["num_hidden_layers"],
-            num_attention_heads=config["num_attention_heads"],
-            num_key_value_heads=config["num_attention_heads"],
-            max_position_embeddings=config.get("seq_length", 8192),
-            rms_norm_eps=config.get("layer_norm_epsilon", 1e-6),
-            rope_parameters={"rope_type": "default", "rope_theta": float(config.get("rotary_emb_base", 10000))},
-            tie_word_embeddings=False,
-            use_sliding_window=False,
-            pad_token_id=None,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
+        return {
+            "vocab_size": config["vocab_size"],
+            "hidden_size": config["hidden_size"],
+            "intermediate_size": config["intermediate_size"] // 2,
+            "num_hidden_layers": config["num_hidden_layers"],
+            "num_attention_heads": config["num_attention_heads"],
+            "num_key_value_heads": config["num_attention_heads"],
+            "max_position_embeddings": config.get("seq_length", 8192),
+            "rms_norm_eps": config.get("layer_norm_epsilon", 1e-6),
+            "rope_parameters": {"rope_type": "default", "rope_theta": float(config.get("rotary_emb_base", 10000))},
+            "tie_word_embeddings": False,
+            "use_sliding_window": False,
+        }
     except KeyError as error:
         raise CheckpointError(f"config.json of a Qwen-1 checkpoint lacks {error}.") from error
 
@@ -64,6 +66,24 @@ def qwen2_layers(name: str) -> tuple[str, ...]:
     if match is None:
         return ()
     return tuple(f"layers.{match[1]}.{layer}" for layer in _LAYERS.get(match[2], ()))
+
+
+_OUTSIDE = {"wte": "embed_tokens", "ln_f": "norm"}
+_NORMS = {"ln_1": "input_layernorm", "ln_2": "post_attention_layernorm"}
+
+
+def qwen2_names(name: str) -> tuple[str, ...]:
+    """Return Qwen2's names, without "model.", of the tensors that a Qwen-1 tensor holds, in the order of its rows.
+
+    A name that is none of Qwen-1's body stays as it is.
+    """
+    layer, _, kind = name.rpartition(".")
+    inner = layer.removeprefix("transformer.")
+    match = re.fullmatch(r"h\.(\d+)\.(ln_1|ln_2)", inner)
+    if match is not None:
+        return (f"layers.{match[1]}.{_NORMS[match[2]]}.{kind}",)
+    found = (_OUTSIDE[inner],) if inner in _OUTSIDE else qwen2_layers(layer)
+    return tuple(f"{ours}.{kind}" for ours in found) or (name,)
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,9 @@ from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.options import Quantization
 from zh_retrieval.sequence import Tokens
 
+MoreInputs = Callable[[Sequence[Tokens], int], Sequence[np.ndarray]]
+"""The sequences of a batch and the length of the longest to arrays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -83,6 +86,7 @@ class OpenVinoEngine:
         dtype: str,
         width: int,
         max_batch_tokens: int,
+        more_inputs: MoreInputs | None = None,
     ) -> None:
         """Build the graph and compile it.
 
@@ -94,11 +98,13 @@ class OpenVinoEngine:
             dtype: The name of what it computes in.
             width: Length of a result row.
             max_batch_tokens: Token budget of a pass.
+            more_inputs: What the graph takes after ids and lengths; None is nothing.
         """
         self.dtype = dtype
         self.width = width
         self._build = build
         self._readout = readout
+        self._more_inputs = more_inputs
         self._settings = settings
         self._budget = Budget(max_batch_tokens, self.device)
         self._request: Any = None
@@ -173,6 +179,9 @@ class OpenVinoEngine:
         request = self._request
         request.set_input_tensor(0, ov.Tensor(ids, shared_memory=True))
         request.set_input_tensor(1, ov.Tensor(np.array(lengths, dtype=np.int32)[:, None], shared_memory=True))
+        more = self._more_inputs(tokens, longest) if self._more_inputs is not None else ()
+        for number, values in enumerate(more, 2):
+            request.set_input_tensor(number, ov.Tensor(values, shared_memory=True))
         request.infer()
         output: np.ndarray = request.get_output_tensor(0).data
         return output

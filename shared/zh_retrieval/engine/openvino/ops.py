@@ -75,6 +75,12 @@ def layer_norm(x: Node, scale: Node, shift: Node, eps: float) -> Node:
     return op.add(op.multiply(op.mvn(x, numbers(-1), True, eps, "INSIDE_SQRT"), scale), shift)
 
 
+def rms_norm(x: Node, scale: Node, eps: float) -> Node:
+    """Return x divided by the root of its mean square over the last axis, scaled."""
+    mean = op.reduce_mean(op.power(x, scalar(2)), numbers(-1), True)
+    return op.multiply(op.multiply(x, op.divide(scalar(1), op.sqrt(op.add(mean, scalar(eps))))), scale)
+
+
 def split_heads(x: Node, heads: int) -> Node:
     """Return (B, N, L, D) for (B, L, N * D)."""
     return op.transpose(op.reshape(x, numbers(0, 0, heads, -1), True), numbers(0, 2, 1, 3))
@@ -90,6 +96,21 @@ def attention(q: Node, k: Node, v: Node, mask: Node, scale: float | None = None)
     if scale is None:
         return op.scaled_dot_product_attention(q, k, v, mask)
     return op.scaled_dot_product_attention(q, k, v, mask, scalar(scale))
+
+
+def causal_attention(q: Node, k: Node, v: Node, mask: Node | None) -> Node:
+    """Return attention of each token to itself and those before it, (B, N, L, D); a mask, if given, says it all."""
+    if mask is None:
+        return op.scaled_dot_product_attention(q, k, v, causal=True)
+    return op.scaled_dot_product_attention(q, k, v, mask)
+
+
+def band_mask(length: Node, window: int) -> Node:
+    """Return float32 (1, 1, L, L), added to logits: a token sees `window` tokens, itself and those before it."""
+    places = span(length)
+    back = op.subtract(op.unsqueeze(places, numbers(1)), op.unsqueeze(places, numbers(0)))  # (L, L)
+    seen = op.logical_and(op.greater_equal(back, numbers(0)), op.less(back, numbers(window)))
+    return op.unsqueeze(op.select(seen, scalar(0), scalar(MASKED)), numbers(0, 1))
 
 
 def model(outputs: Sequence[Node], parameters: Sequence[Node]) -> ov.Model:

@@ -36,6 +36,27 @@ def scored(output: np.ndarray, _: Sequence[Tokens]) -> np.ndarray:
     return scores
 
 
+def target_inputs(tokens: Sequence[Tokens], longest: int) -> list[np.ndarray]:
+    """Return what a graph of query likelihoods takes besides, int32 (T,) each for T targets of all sequences.
+
+    The first says which of the B * L tokens predict them, the second which words they are.
+    """
+    rows = [
+        np.arange(number * longest + len(item.ids) - len(item.targets), number * longest + len(item.ids))
+        for number, item in enumerate(tokens)
+    ]
+    targets = [target for item in tokens for target in item.targets]
+    return [np.concatenate(rows).astype(np.int32), np.array(targets, dtype=np.int32)]
+
+
+def likelihoods(output: np.ndarray, tokens: Sequence[Tokens]) -> np.ndarray:
+    """Return mean log p (natural log) of each sequence's targets, (R, 1), for log p of all of them, (T,)."""
+    counts = np.array([len(item.targets) for item in tokens])
+    sums = np.add.reduceat(output, np.cumsum(counts) - counts)
+    means: np.ndarray = (sums / counts).astype(np.float32)[:, None]
+    return means
+
+
 def normalized(rows: np.ndarray) -> np.ndarray:
     """Return each row divided by its length, as a new array."""
     lengths = np.sqrt(np.einsum("rh,rh->r", rows, rows))[:, None]

@@ -13,6 +13,7 @@ from openvino import opset15 as op
 
 from zh_retrieval.checkpoint.tensors import Stored
 from zh_retrieval.checkpoint.weight_files import check_loaded, refuse_not_finite
+from zh_retrieval.engine.openvino import ops
 from zh_retrieval.engine.openvino.ops import Node
 from zh_retrieval.options import Quantization
 
@@ -48,12 +49,27 @@ class Weights:
         """Return a constant in float32, copied: what is looked up in later must not lie in a file that may change."""
         return op.constant(self.array(name, *shape))
 
+    def stored(self, name: str, *shape: int) -> Stored:
+        """Return a tensor as the checkpoint stores it; zeros where it is missing or misshapen."""
+        return self._take(name, shape)
+
+    def rows_of(self, name: str, places: Node, rows: int, width: int) -> Node:
+        """Return the rows of a table at some places, float32 (..., width)."""
+        return op.gather(self.table(name, rows, width), places, ops.numbers(0))
+
     def linear(self, names: str | list[str], outputs: int, inputs: int) -> Node:
         """Return the weight of a linear layer, (O, I), as the checkpoint stores it or rounded.
 
         Several names are stacked into one weight, each with `outputs` rows.
         """
         parts = [self._take(name, (outputs, inputs)) for name in ([names] if isinstance(names, str) else names)]
+        return self._linear(parts)
+
+    def part(self, name: str, shape: tuple[int, int], low: int, high: int) -> Node:
+        """Return rows low to high of a linear layer's weight as one of its own."""
+        return self._linear([self._take(name, shape).rows(low, high)])
+
+    def _linear(self, parts: list[Stored]) -> Node:
         if self._quantization == "int8":
             return _rounded(np.concatenate([part.float32() for part in parts]))
         if len({part.dtype for part in parts}) > 1:
