@@ -28,7 +28,10 @@ LLAMA3 = {
 }  # fmt: skip
 CONFIGS = {
     "llama": ("Llama", {}),
-    "llama of 3": ("Llama", {"rope_parameters": LLAMA3, "attention_bias": True, "tie_word_embeddings": True}),
+    "llama of 3": (
+        "Llama",
+        {"head_dim": 64, "rope_parameters": LLAMA3, "attention_bias": True, "tie_word_embeddings": True},
+    ),
     "llama stretched": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
     "mistral": ("Mistral", {"sliding_window": None, "head_dim": 32}),
     "mistral with a window": ("Mistral", {"sliding_window": 8}),
@@ -47,14 +50,18 @@ def write_model(name, folder):
     return model
 
 
-def engine_of(folder, graph, readout, width=1, more_inputs=None, **settings):
+def engine_of(folder, graph, readout, width=1, more_inputs=None, kind=None, **settings):
+    """An engine of a folder: `graph` of its decoder, weights rounded to `kind`."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert has_decoder_graph(config)
     sizes = DecoderSizes.of(config)
 
+    alive = []
+
     def build():
         files = weight_files(folder)
-        weights = Weights(decoders.as_qwen2(read_tensors(files)), files, "model.")
+        weights = Weights(decoders.as_qwen2(read_tensors(files)), files, "model.", kind)
+        alive.append(weights)
         made = graph(decoders.Decoder(sizes, weights, min(sizes.limit, 512)))
         weights.check()
         return made
@@ -146,3 +153,21 @@ def test_what_a_graph_does_not_compute_is_left_to_transformers(more):
     config = {**COMMON, "model_type": "llama"}
     assert has_decoder_graph(config)
     assert not has_decoder_graph({**config, **more})
+
+
+@pytest.mark.parametrize(("kind", "off"), [("bfloat16", 0.02), ("int8", 0.03), ("int8-rows", 0.03), ("int4", 0.4)])
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_rounded_weights_give_almost_the_same(kind, off, activations, tmp_path):
+    model = write_model("qwen2", tmp_path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(0.3)  # the seeded ones make every rounding grow from layer to layer
+    model.save_pretrained(tmp_path)
+    items = sequences(model.config.vocab_size, targets=5)
+    engine = engine_of(
+        tmp_path, decoders.likelihood_graph, readouts.likelihoods, more_inputs=readouts.target_inputs, kind=kind,
+        quantization=activations,
+    )  # fmt: skip
+    distance = np.abs(engine.launch(items).result() - own_likelihoods(model, items)).max()
+    assert off / 20 < distance < off

@@ -121,7 +121,7 @@ class Decoder:
         wanted = op.unsqueeze(targets, ops.numbers(1))  # (R, 1)
         for low in range(0, sizes.words, _WORDS):
             high = min(low + _WORDS, sizes.words)
-            logits = ops.linear(states, self._weights.part(self._head, (sizes.words, sizes.hidden), low, high))
+            logits = ops.linear(states, self._weights.head(self._head, (sizes.words, sizes.hidden), low, high))
             tops.append(op.reduce_max(logits, ops.numbers(1), True))
             totals.append(op.reduce_sum(op.exp(op.subtract(logits, tops[-1])), ops.numbers(1), True))
             place = op.subtract(wanted, ops.numbers(low))

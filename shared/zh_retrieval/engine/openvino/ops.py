@@ -65,8 +65,11 @@ def rows(x: Node, low: int, high: int, axis: int = 1) -> Node:
 
 
 def linear(x: Node, weight: Node, bias: Node | None = None) -> Node:
-    """Return x @ weight.T + bias; weight is (outputs, inputs), plain or compressed (`weights`)."""
-    product = op.matmul(x, weight, False, True)
+    """Return x @ weight.T + bias; weight is (outputs, inputs): float32, compressed (`rounding`) or bfloat16."""
+    if weight.get_element_type() == ov.Type.bf16:
+        product = op.convert(op.matmul(op.convert(x, "bf16"), weight, False, True), "f32")
+    else:
+        product = op.matmul(x, weight, False, True)
     return product if bias is None else op.add(product, bias)
 
 

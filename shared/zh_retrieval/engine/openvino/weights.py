@@ -13,31 +13,44 @@ from openvino import opset15 as op
 
 from zh_retrieval.checkpoint.tensors import Stored
 from zh_retrieval.checkpoint.weight_files import check_loaded, refuse_not_finite
-from zh_retrieval.engine.openvino import ops
+from zh_retrieval.engine.openvino import ops, rounding
+from zh_retrieval.engine.openvino.kept import RoundedWeights
 from zh_retrieval.engine.openvino.ops import Node
-from zh_retrieval.options import Quantization
+from zh_retrieval.engine.openvino.rounding import Form, Kind
 
+_BLOCK = 4_000_000  # numbers at a time
 _OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}  # names from before 2019
 
 
 class Weights:
     """Gives a graph its constants, and knows in the end which tensors were missing, misshapen or left over.
 
+    It holds memory that the constants share, and must live for as long as what is compiled of the graph.
+
     Args:
         tensors: What the folder holds.
         files: Where from, for messages.
         prefix: What the names of a body may have in front of them, with its point.
-        quantization: What linear layers are rounded to; None keeps them.
+        kind: What linear layers are rounded to; None keeps them.
+        rounded: Where the rounded ones are.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Stored], files: list[Path], prefix: str, quantization: Quantization | None = None
+        self,
+        tensors: Mapping[str, Stored],
+        files: list[Path],
+        prefix: str,
+        kind: Kind | None = None,
+        rounded: RoundedWeights | None = None,
     ) -> None:
         self._tensors = tensors
         self._files = files
         self._prefix = prefix
-        self._quantization = quantization
+        self._kind: Kind | None = kind
+        self._rounded = rounded or RoundedWeights()
         self._used: set[str] = set()
+        self._alive: list[np.ndarray] = []
+        self._judged: set[str] = set()  # names of tensors whose numbers were looked at when they were rounded
         self._missing: list[str] = []
         self._misshapen: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
 
@@ -54,28 +67,36 @@ class Weights:
         return self._take(name, shape)
 
     def rows_of(self, name: str, places: Node, rows: int, width: int) -> Node:
-        """Return the rows of a table at some places, float32 (..., width)."""
-        return op.gather(self.table(name, rows, width), places, ops.numbers(0))
+        """Return the rows of a table at some places, float32 (..., width); a table is not rounded to less than int8."""
+        if self._kind is None:
+            return op.gather(self.table(name, rows, width), places, ops.numbers(0))
+        form = Form.of(_at_least_int8(self._kind), rows, width)
+        arrays = self._round(name, "rows", self._take(name, (rows, width)), form, shares=False)
+        return rounding.rows_of(arrays, form, places)
 
-    def linear(self, names: str | list[str], outputs: int, inputs: int) -> Node:
-        """Return the weight of a linear layer, (O, I), as the checkpoint stores it or rounded.
+    def linear(self, name: str, outputs: int, inputs: int) -> Node:
+        """Return the weight of a linear layer, (O, I), as the checkpoint stores it or rounded."""
+        return self._linear(name, self._take(name, (outputs, inputs)), "", self._kind)
 
-        Several names are stacked into one weight, each with `outputs` rows.
-        """
-        parts = [self._take(name, (outputs, inputs)) for name in ([names] if isinstance(names, str) else names)]
-        return self._linear(parts)
+    def head(self, name: str, shape: tuple[int, int], low: int, high: int) -> Node:
+        """Return rows low to high of a language model's head, as `linear`, but not rounded to less than int8."""
+        kind = None if self._kind is None else _at_least_int8(self._kind)
+        return self._linear(name, self._take(name, shape).rows(low, high), f"from {low}", kind)
 
-    def part(self, name: str, shape: tuple[int, int], low: int, high: int) -> Node:
-        """Return rows low to high of a linear layer's weight as one of its own."""
-        return self._linear([self._take(name, shape).rows(low, high)])
+    def _linear(self, name: str, stored: Stored, what: str, kind: Kind | None) -> Node:
+        if kind is None:
+            return _constant(stored)
+        outputs, inputs = stored.shape
+        form = Form.of(kind, outputs, inputs)
+        return rounding.constant(self._round(name, what, stored, form), form)
 
-    def _linear(self, parts: list[Stored]) -> Node:
-        if self._quantization == "int8":
-            return _rounded(np.concatenate([part.float32() for part in parts]))
-        if len({part.dtype for part in parts}) > 1:
-            parts = [Stored("F32", part.float32()) for part in parts]
-        values = parts[0].values if len(parts) == 1 else np.concatenate([part.values for part in parts])
-        return _constant(Stored(parts[0].dtype, values))
+    def _round(self, name: str, what: str, stored: Stored, form: Form, *, shares: bool = True) -> list[np.ndarray]:
+        """Return what a tensor, or a part of it, is rounded to; what is so already may share its memory."""
+        if form.kind == "bfloat16" and stored.dtype == "BF16":
+            self._alive.append(stored.values if shares else stored.values.copy())
+            return [self._alive[-1]]
+        self._judged.add(name)
+        return self._rounded.take(f"{name} {what}", stored, form)
 
     def bias(self, names: str | list[str], outputs: int) -> Node:
         """Return the bias of a linear layer, (O,), stacked as its weight is."""
@@ -111,11 +132,25 @@ class Weights:
             "unexpected_keys": self._tensors.keys() - self._used,
         }
         check_loaded(report, self._files[0].parent)
-        for name in self._used:
-            with np.errstate(over="ignore", invalid="ignore"):
-                total = np.sum(self._tensors[name].float32(), dtype=np.float32)
-            if not np.isfinite(total):
-                refuse_not_finite(self._files, name, "float32")
+        judged = {known for name in self._judged for known in self._names(name)}
+        faulty = [name.partition(" ")[0] for name in self._rounded.not_finite]
+        faulty += [name for name in self._used - judged if not _is_finite(self._tensors[name])]
+        if faulty:
+            refuse_not_finite(self._files, faulty[0], "float32")
+        self._tensors = {}
+
+
+def _at_least_int8(kind: Kind) -> Kind:
+    return "int8" if kind == "int4" else kind
+
+
+def _is_finite(stored: Stored) -> bool:
+    """Return True if no number is NaN or Inf; a few million of them are looked at at a time."""
+    rows = len(stored.values) if stored.shape else 0
+    step = max(1, _BLOCK * rows // max(1, stored.values.size))
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = [stored.rows(low, low + step) for low in range(0, rows, step)] or [stored]
+        return all(np.isfinite(np.sum(part.float32(), dtype=np.float32)) for part in parts)
 
 
 def _constant(stored: Stored) -> Node:
@@ -123,10 +158,3 @@ def _constant(stored: Stored) -> Node:
     values = stored.values if stored.dtype == "F16" else stored.float32()
     constant = op.constant(np.ascontiguousarray(values), shared_memory=True)
     return op.convert(constant, "f32") if stored.dtype == "F16" else constant
-
-
-def _rounded(weight: np.ndarray) -> Node:
-    """Return an int8 constant with a scale for each row, which the plugin multiplies as it is."""
-    scales = np.maximum(np.abs(weight).max(axis=1, keepdims=True), 1e-12) / 127  # (O, 1)
-    rounded = np.rint(weight / scales).astype(np.int8)
-    return op.multiply(op.convert(op.constant(rounded), "f32"), op.constant(scales.astype(np.float32)))
