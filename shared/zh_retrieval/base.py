@@ -128,6 +128,13 @@ class Encoder(Model):
     async def aencode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
         """Return what `encode_chunks` returns; the event loop goes on meanwhile."""
 
+    def token_counts(self, documents: Sequence[str]) -> list[int] | None:
+        """Return the tokens of each document before any cut, prompt and special tokens included.
+
+        None where they are not known, because the model computes elsewhere. What is above `max_length` is not read.
+        """
+        return None
+
 
 class Reranker(Model):
     """A reranking model, from `load_reranker`. Scores are raw: see `spec.score_range`."""
@@ -157,6 +164,10 @@ class Reranker(Model):
         self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
         """Return what `score` returns; the event loop goes on meanwhile."""
+
+    def token_counts(self, pairs: Sequence[Pair]) -> list[int] | None:
+        """Return the tokens of each pair before any cut, prompt and special tokens included; None if not known."""
+        return None
 
     def rank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None

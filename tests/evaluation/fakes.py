@@ -1,7 +1,7 @@
 """Systems whose rankings a test writes down."""
 
 from zh_retrieval.evaluation.results import Costs, Ranking, Run
-from zh_retrieval.evaluation.systems import System
+from zh_retrieval.evaluation.systems.base import System
 
 
 def ranking(*ids):

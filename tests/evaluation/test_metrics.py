@@ -48,7 +48,7 @@ def test_values_are_those_of_a_computation_by_hand():
 def test_ties_break_as_trec_eval_breaks_them():
     import pytrec_eval
 
-    from zh_retrieval.evaluation.search import order
+    from zh_retrieval.evaluation.systems.search import order
 
     scores = {"a": 0.5, "c": 0.5, "b": 0.5, "z": 0.1, "丙": 0.5, "甲": 0.5}
     sorted_ids = order(list(scores), list(scores.values()))

@@ -11,6 +11,7 @@ from zh_retrieval.evaluation.statistics import holm, intervals, randomisation
 SIGNIFICANT = 0.05
 NOTICEABLE = 0.005
 """A difference that is certain and smaller than this is said to be too small to matter."""
+_SAME_MS = 0.05  # would be shown as 0.0
 
 
 def compare(results: Sequence[SystemResult], query_ids: Sequence[str], metric: str, seed: int) -> list[Comparison]:
@@ -71,7 +72,7 @@ def _sentence(
 ) -> str:  # fmt: skip
     who = f"{_own_name(system)} on top of {baseline.name}" if system.base else f"{system.name} against {baseline.name}"
     low, high = (f"{end:+.3f}" for end in interval)
-    cost = "" if extra_ms is None else f", {abs(extra_ms):.{_digits(extra_ms)}f} ms {_more(extra_ms)} a query"
+    cost = _cost(extra_ms)
     if verdict == "no difference":
         return f"{who}: no difference in {metric} that {queries} questions can show ({low} to {high}){cost}"
     said = {
@@ -87,8 +88,7 @@ def _sentence_zh(
 ) -> str:  # fmt: skip
     who = f"{baseline.name} 之上加 {_own_name(system)}" if system.base else f"{system.name} 对比 {baseline.name}"
     low, high = (f"{end:+.3f}" for end in interval)
-    more = "多" if (extra_ms or 0) >= 0 else "少"
-    cost = "" if extra_ms is None else f"，每次查询{more}用 {abs(extra_ms):.{_digits(extra_ms)}f} 毫秒"
+    cost = _cost_zh(extra_ms)
     if verdict == "no difference":
         return f"{who}：{queries} 个问题看不出 {metric} 有差别（{low} 到 {high}）{cost}"
     said = {
@@ -102,8 +102,20 @@ def _own_name(system: SystemResult) -> str:
     return system.name.removeprefix(f"{system.base} + ")
 
 
-def _more(extra_ms: float) -> str:
-    return "more" if extra_ms >= 0 else "less"
+def _cost(extra_ms: float | None) -> str:
+    if extra_ms is None:
+        return ""
+    if abs(extra_ms) < _SAME_MS:
+        return ", in the same time"
+    return f", {abs(extra_ms):.{_digits(extra_ms)}f} ms {'more' if extra_ms > 0 else 'less'} a query"
+
+
+def _cost_zh(extra_ms: float | None) -> str:
+    if extra_ms is None:
+        return ""
+    if abs(extra_ms) < _SAME_MS:
+        return "，用时相同"
+    return f"，每次查询{'多' if extra_ms > 0 else '少'}用 {abs(extra_ms):.{_digits(extra_ms)}f} 毫秒"
 
 
 def _digits(value: float) -> int:

@@ -13,7 +13,8 @@ from zh_retrieval.evaluation.faults import Twins, data_faults, run_faults
 from zh_retrieval.evaluation.metrics import MAIN, MEASURES, parse, per_query
 from zh_retrieval.evaluation.results import Evaluation, SystemResult
 from zh_retrieval.evaluation.statistics import intervals
-from zh_retrieval.evaluation.systems import System, Task
+from zh_retrieval.evaluation.sweep import sweep as tune
+from zh_retrieval.evaluation.systems.base import System, Task
 
 
 def evaluate_systems(
@@ -24,6 +25,7 @@ def evaluate_systems(
     main: str = MAIN,
     top_k: int = 100,
     seed: int = 0,
+    sweep: bool = False,
     show_progress: bool = False,
 ) -> Evaluation:
     """Return what every system finds on the dataset, how good that is, how sure, and what it costs.
@@ -37,6 +39,7 @@ def evaluate_systems(
         main: The measure by which systems are compared.
         top_k: How many passages a ranking holds at most; AP and R@100 see no more.
         seed: Of all resampling.
+        sweep: Also try what users tune, see `zh_retrieval.evaluation.sweep`.
         show_progress: Show bars.
 
     Raises:
@@ -63,6 +66,7 @@ def evaluate_systems(
         results=tuple(results),
         comparisons=tuple(compare(results, task.query_ids, main, seed)),
         faults=tuple(data_faults(dataset, alike)),
+        sweep=tune(task, systems, results, main) if sweep else {},
     )
 
 

@@ -27,12 +27,12 @@ def data_faults(dataset: Dataset, twins: Twins) -> Iterator[Fault]:
     yield from _judgement_faults(dataset)
     yield from _text_faults(dataset)
     pairs = [f"{query}: {other} holds {answer}" for query, found in twins.items() for other, answer in found.items()]
-    for entry in fault(
-        "near-duplicates", "corpus", pairs, len(dataset.judged),
-        "passages hold at least 80 % of a right passage's text and are not judged right: a system that finds them is "
-        "counted wrong. Judge them, or remove them.",
-    ):  # fmt: skip
-        yield Fault(entry.kind, entry.where, len(twins), entry.total, entry.examples, f"queries whose {entry.message}")
+    if pairs:
+        yield Fault(
+            "near-duplicates", "corpus", len(twins), len(dataset.judged), tuple(pairs[:EXAMPLES]),
+            "queries have passages that hold at least 80 % of a right passage's text and are not judged right: a "
+            "system that finds them is counted wrong. Judge them, or remove them.",
+        )  # fmt: skip
 
 
 def _judgement_faults(dataset: Dataset) -> Iterator[Fault]:
@@ -110,6 +110,20 @@ def run_faults(
         "twin-above", "system", beaten, len(query_ids),
         "queries have a passage above every right one that holds the same text and counts as wrong.",
     )  # fmt: skip
+
+
+def cut_faults(cuts: Mapping[str, int], total: int, limit: int, what: str = "passages") -> Iterator[Fault]:
+    """Yield what a model does not read: input -> its tokens, of those with more than `limit`."""
+    if not cuts:
+        return
+    lost = sorted(tokens - limit for tokens in cuts.values())
+    longest = sorted(cuts, key=lambda name: (-cuts[name], name))[:EXAMPLES]
+    examples = tuple(f"{name} ({cuts[name]} tokens)" for name in longest)
+    message = (
+        f"{what} are longer than the {limit} tokens that the model reads: half of them lose {lost[len(lost) // 2]} "
+        f"tokens or more, the longest {lost[-1]}. Split them into chunks, or raise max_length if the model can."
+    )
+    yield Fault("cut", "system", len(cuts), total, examples, message)
 
 
 def _twin_above(ids: Sequence[str], dataset: Dataset, query: str, twins: Twins) -> Iterator[str]:

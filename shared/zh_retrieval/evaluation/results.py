@@ -20,6 +20,10 @@ class Ranking:
     ids: tuple[str, ...]
     scores: tuple[float, ...]
 
+    def by_id(self) -> dict[str, float]:
+        """Return id -> score, best first."""
+        return dict(zip(self.ids, self.scores, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:

@@ -61,6 +61,11 @@ class LocalEncoder(Session, Encoder):
         await self._arun(call, show_progress=False)
         return call.vectors()
 
+    def token_counts(self, documents: Sequence[str]) -> list[int]:
+        tokenizer = self._model.tokenizer
+        ids = tokenizer.ids([self.spec.format_document(text) for text in check_texts(documents)])
+        return [len(part) + tokenizer.frame_length for part in ids]
+
     def _chunks(self, document: str, spans: Sequence[Span]) -> Chunking:
         if self.spec.pooling != "mean":
             raise ConfigError(f"{self.spec.name} pools by {self.spec.pooling!r}: late chunking needs mean pooling.")

@@ -38,6 +38,9 @@ class LocalReranker(Session, Reranker):
         await self._arun(call, show_progress)
         return call.scores()
 
+    def token_counts(self, pairs: Sequence[Pair]) -> list[int]:
+        return self._scoring(snapshot(pairs)).lengths()
+
     def _scoring(self, pairs: Sequence[Pair], instruction: str | None = None) -> _Scoring:
         check_instruction(self.spec, instruction)
         _check_pairs(pairs)
@@ -85,18 +88,27 @@ class _Scoring(Call):
         self._scores = np.empty(len(pairs), dtype=np.float32)
 
     def prepare(self, low: int, high: int) -> list[Tokens]:
+        sequences, places = self._sequences(low, high)
+        for index, place in enumerate(places, low):
+            self._cuts.note(index, sequences[place])
+        self._unknown.add(sequences[place].unknown for place in places)
+        self._shapes[low] = places, [len(pair.tokens) for pair in sequences]
+        return [tokens for pair in sequences for tokens in pair.tokens]
+
+    def lengths(self) -> list[int]:
+        """Return the tokens of each pair, uncut."""
+        sequences, places = self._sequences(0, self.count)
+        return [sequences[place].length for place in places]
+
+    def _sequences(self, low: int, high: int) -> tuple[list[PairSequences], list[int]]:
+        """Return the sequences of the different pairs of a slice, and the place among them of each pair."""
         pairs, places = distinct([(query, document) for query, document in self._pairs[low:high]])
         build = {
             "classification": self._cross_encoder,
             "query-likelihood": self._likelihood,
             "yes-no": self._judgement,
         }[str(self._spec.scoring)]
-        sequences = build(pairs, _firsts(places, low))
-        for index, place in enumerate(places, low):
-            self._cuts.note(index, sequences[place])
-        self._unknown.add(sequences[place].unknown for place in places)
-        self._shapes[low] = places, [len(pair.tokens) for pair in sequences]
-        return [tokens for pair in sequences for tokens in pair.tokens]
+        return build(pairs, _firsts(places, low)), places
 
     def _unique_ids(self, texts: list[str]) -> list[list[int]]:
         unique, places = distinct(texts)

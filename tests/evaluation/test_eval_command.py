@@ -1,0 +1,161 @@
+"""`zh-retrieval eval` as users run it: twice, killed, and for other programs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import ir_measures
+import pytest
+
+from tests.evaluation import tea
+from tests.tiny_models import tiny_xlmr_reranker
+from zh_retrieval.cli.main import main
+
+FLAGS = ["--device", "cpu", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tea.write(tmp_path_factory.mktemp("data") / "tea")
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reranker")
+    tiny_xlmr_reranker(path)
+    return f"bge-reranker-large={path}"
+
+
+def evaluated(capsys, folder, cache, *more):
+    assert main(["eval", str(folder), "--cache", str(cache), "--json", *FLAGS, *map(str, more)]) == 0
+    return capsys.readouterr().out
+
+
+def test_models_rerankers_and_bm25_in_one_table(capsys, folder, reranker, tmp_path):
+    output = evaluated(
+        capsys, folder, tmp_path / "cache", "--model", "e5-small-zh", "--model", "e5-small-zh,title=off",
+        "--reranker", reranker, "--rerank-depth", 5, "--runs", tmp_path / "runs", "--report", tmp_path / "report.html",
+    )  # fmt: skip
+    found = json.loads(output)
+    rows = {row["name"]: row for row in found["results"]}
+    assert list(rows) == [
+        "bm25", "e5-small-zh", "e5-small-zh (title=off)", "bm25 + bge-reranker-large",
+        "e5-small-zh + bge-reranker-large", "e5-small-zh (title=off) + bge-reranker-large",
+    ]  # fmt: skip
+    assert rows["e5-small-zh"]["metrics"]["nDCG@10"] > 0.9
+    for row in rows.values():
+        assert {"nDCG@10", "R@10", "R@100", "RR@10", "AP", "Success@1"} <= set(row["metrics"])
+        low, high = row["intervals"]["nDCG@10"]
+        assert low <= row["metrics"]["nDCG@10"] <= high
+        assert row["costs"]["ms_per_query"] > 0
+    assert len(found["comparisons"]) == 3 + 3
+    assert found["dataset"] == {
+        "name": "tea", "split": None, "synthetic": False, "queries": 10, "judged": 10, "passages": 50,
+    }  # fmt: skip
+    assert "e5-small-zh" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    _check_runs(tmp_path / "runs", rows)
+
+
+def _check_runs(runs, rows):
+    """A TREC run gives another program our numbers, and the JSONL holds them for each query."""
+    measures = [ir_measures.parse_measure(name) for name in ("nDCG@10", "R@100", "AP")]
+    qrels = {query: dict(grades) for query, grades in tea.dataset().qrels.items()}
+    for file, row in zip(sorted(runs.glob("*.trec")), rows.values(), strict=True):
+        theirs = ir_measures.calc_aggregate(measures, qrels, list(ir_measures.read_trec_run(str(file))))
+        assert {str(measure): value for measure, value in theirs.items()} == pytest.approx(
+            {str(measure): row["metrics"][str(measure)] for measure in measures}, abs=1e-6
+        )
+        lines = [json.loads(line) for line in file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+        mean = sum(line["metrics"]["nDCG@10"] for line in lines) / len(lines)
+        assert mean == pytest.approx(row["metrics"]["nDCG@10"], abs=1e-6)
+        assert lines[0]["query"] == "绿茶几天检查一次？"
+
+
+def without_costs(output):
+    found = json.loads(output)
+    for row in found["results"]:
+        del row["costs"]
+    for comparison in found["comparisons"]:
+        del comparison["sentence"], comparison["sentence_zh"], comparison["extra_ms"]
+    return json.dumps(found)
+
+
+def test_two_runs_give_the_same_bytes_apart_from_times(capsys, folder, reranker, tmp_path):
+    arguments = ("--reranker", reranker, "--rerank-depth", 5, "--sweep")
+    runs = [
+        evaluated(capsys, folder, tmp_path / cache, *arguments, "--runs", tmp_path / f"runs{number}")
+        for number, cache in enumerate(("one", "two"))
+    ]
+    for row in (row for run in runs for row in json.loads(run)["sweep"]["rerank_depth"]):
+        assert row.pop("extra_ms") is not None
+    first, second = (json.loads(without_costs(run)) for run in runs)
+    for found in (first, second):
+        for row in found["sweep"]["rerank_depth"]:
+            del row["extra_ms"]
+    assert first == second
+    files = sorted(path.name for path in (tmp_path / "runs0").iterdir())
+    assert len(files) == 8
+    for name in files:
+        assert (tmp_path / "runs0" / name).read_bytes() == (tmp_path / "runs1" / name).read_bytes()
+
+
+def test_the_text_says_which_difference_is_real_and_names_faults(capsys, folder, tmp_path):
+    broken = tea.write(tmp_path / "broken")
+    with (broken / "qrels.tsv").open("a", encoding="utf-8") as out:
+        out.write("q0\tnowhere\t1\n")
+    assert main(["eval", str(broken), "--cache", str(tmp_path / "cache"), *FLAGS]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("broken: 10 questions, 50 passages\n\nsystem")
+    assert "no difference in nDCG@10 that 10 questions can show" in text
+    assert "- unknown-passage: 1 of 51 judgements are of passages that the corpus lacks" in text
+    assert "  q0: nowhere\n" in text
+
+
+def test_a_wrong_name_costs_no_computing(capsys, folder, tmp_path):
+    assert main(["eval", str(folder), "--cache", str(tmp_path / "c"), "--model", "e5-smal-zh"]) == 2
+    assert "Did you mean e5-small-zh" in capsys.readouterr().err
+    assert main(["eval", str(folder), "--cache", str(tmp_path / "c"), "--measure", "nDGC@10", "--no-bm25"]) == 2
+    assert not (tmp_path / "c").exists()
+
+
+_SLOW = """
+import sys, time
+from zh_retrieval.evaluation.systems import dense
+dense._BLOCK = 8
+from zh_retrieval.cli.main import main
+import zh_retrieval.testing as testing, zh_retrieval
+class Slow(testing.FakeEncoder):
+    def encode_documents(self, texts, **options):
+        print("block", flush=True)
+        time.sleep(0.15)
+        return super().encode_documents(texts, **options)
+zh_retrieval.load_encoder = lambda *_, **__: Slow()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def started(arguments):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _SLOW, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(folder, tmp_path):
+    arguments = ["eval", folder, "--no-bm25", "--json", "--cache"]
+    killed = started([*arguments, tmp_path / "cache"])
+    for _ in range(4):
+        assert killed.stdout.readline() == "block\n"
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    left = [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
+    assert len([*tmp_path.rglob("*.npz")]) >= 3
+    start = time.perf_counter()
+    resumed, _ = started([*arguments, tmp_path / "cache"]).communicate()
+    whole, _ = started([*arguments, tmp_path / "other"]).communicate()
+    assert time.perf_counter() - start < 60
+    assert (resumed.count("block\n"), whole.count("block\n")) == (7 - 3, 7) or left
+    assert without_costs(resumed.replace("block\n", "")) == without_costs(whole.replace("block\n", ""))
