@@ -1,5 +1,6 @@
 """Exact search against a plain sort, with ties, many vectors a passage, and tiles."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -50,3 +51,22 @@ def test_progress_counts_every_passage_once():
     moved = []
     search(np.ones((3, 24), dtype=np.float32), lambda: blocks, [str(n) for n in range(100)], 5, moved.append)
     assert sum(moved) == 100
+
+
+def test_memory_does_not_grow_with_the_corpus():
+    queries = np.random.default_rng(2).normal(size=(200, 64)).astype(np.float32)
+
+    def peak(count):
+        def blocks():
+            for seed in range(count):
+                vectors = np.random.default_rng(seed).standard_normal((512, 64), dtype=np.float32)
+                yield vectors, np.ones(512, dtype=np.int64)
+
+        ids = [str(n) for n in range(512 * count)]
+        tracemalloc.start()
+        search(queries, blocks, ids, 10)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found - 8 * 2 * len(ids)  # the order of ids: two numbers a passage
+
+    assert peak(80) < 1.2 * peak(10)

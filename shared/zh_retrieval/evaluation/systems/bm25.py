@@ -93,7 +93,8 @@ def _ranking(model: Any, ids: Sequence[str], numbers: Sequence[int], top_k: int)
     if len(found) > top_k:
         least = np.partition(scores[found], -top_k)[-top_k]
         found = found[scores[found] >= least]  # with all that tie with the last one
-    names = [ids[place] for place in found.tolist()]
+    places: list[int] = found.tolist()
+    names = [ids[place] for place in places]
     by_name = dict(zip(names, scores[found].tolist(), strict=True))
     best = order(names, list(by_name.values()))[:top_k]
     return Ranking(tuple(best), tuple(by_name[name] for name in best))

@@ -151,6 +151,8 @@ def _load_options(said: Said) -> dict[str, Any]:
         option = OPTIONS[key]
         if isinstance(option.default, bool):
             options[key] = _switch(key, value)
+        elif isinstance(option.default, float):
+            options[key] = _number(key, value)
         else:
             options[key] = _whole(key, value) if option.check in checks.NUMBERS else value
     return options

@@ -135,6 +135,6 @@ def _ranked(places: np.ndarray, scores: np.ndarray, ids: Sequence[str], top_k: i
     for row, row_scores in zip(places, scores, strict=True):
         found, values = row[row >= 0], row_scores[row >= 0]
         chosen = np.lexsort((-by_id[found], -values))[:top_k]
-        names = tuple(ids[place] for place in found[chosen].tolist())
-        rankings.append(Ranking(names, tuple(values[chosen].tolist())))
+        kept: list[int] = found[chosen].tolist()
+        rankings.append(Ranking(tuple(ids[place] for place in kept), tuple(values[chosen].tolist())))
     return rankings
