@@ -1,4 +1,4 @@
-"""CMRC 2018 as passage retrieval, whose numbers are known. It is not ours to ship: ZH_RETRIEVAL_CMRC names its folder."""
+"""CMRC 2018 as passage retrieval: known numbers. Not ours to ship: ZH_RETRIEVAL_CMRC names its folder."""
 
 import os
 from pathlib import Path
