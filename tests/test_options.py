@@ -20,8 +20,8 @@ from zh_retrieval.ranking import rank_scores
 TYPES = typing.get_type_hints(LoadOptions)
 ADAPTERS = (lc.ModelScopeEmbeddings, lc.BGEReranker, lc.RankingGPTReranker, lc.ModelScopeReranker,
             li.ModelScopeEmbedding, li.BGEReranker, li.RankingGPTReranker, li.ModelScopeReranker)  # fmt: skip
-SAID = {"device": "cuda:3", "dtype": "float16", "cache_dir": "/said", "local_files_only": "yes"}
-GIVEN = {"device": "auto", "dtype": "auto", "cache_dir": None, "local_files_only": False}
+SAID = {"device": "cuda:3", "dtype": "float16", "cache_dir": "/said", "local_files_only": "yes", "api_key": "said"}
+GIVEN = {"device": "auto", "dtype": "auto", "cache_dir": None, "local_files_only": False, "api_key": None}
 
 
 def make(cls, **settings):

@@ -10,11 +10,13 @@ import os
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from zh_retrieval.errors import ConfigError
 
 Check = Callable[[str, Any], Any]
 
+_ENDPOINT = re.compile(r"(/v[12])?(/(embeddings|embed|rerank|score|models))?/?$")
 _DEVICE = re.compile(r"auto|cuda(:[0-9]+)?|(cpu|mps)(:0)?")
 
 
@@ -73,6 +75,41 @@ def text(what: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{what}={value!r} must be a str that is not empty, or None.")
     return value
+
+
+def seconds(what: str, value: Any) -> float:
+    """Return a time in seconds, above 0."""
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"{what}={value!r} must be a positive number of seconds.")
+    return number
+
+
+def address(what: str, value: Any) -> str:
+    """Return a server's address in its one form: `/v1`, `/embeddings` and slashes at the end belong to no server."""
+    text = value.strip() if isinstance(value, str) else ""
+    shown = repr(re.sub(r"//[^/@]*@", "//***@", text)) if text else repr(value)
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname and parts.port != 0
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise ConfigError(f"{what}={shown} is no address of a server. Write one such as 'http://127.0.0.1:8080'.")
+    if "@" in parts.netloc:
+        raise ConfigError(f"{what}={shown} holds a password. Give a key as api_key=, or in ZH_RETRIEVAL_API_KEY.")
+    return urlunsplit((parts.scheme, parts.netloc, _ENDPOINT.sub("", parts.path).rstrip("/"), "", ""))
+
+
+def secret(what: str, value: Any) -> str:
+    """Return a key as str; pydantic's SecretStr is one, too. No message holds it."""
+    value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+    if not isinstance(value, str) or not value.strip() or not value.isascii() or not value.isprintable():
+        raise ConfigError(f"{what} must be a str of printable ASCII characters, or None.")
+    return value.strip()
 
 
 def switch(what: str, value: Any) -> bool:

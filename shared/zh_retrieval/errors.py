@@ -8,6 +8,7 @@ ZhRetrievalError
 ├── MissingExtraError (ImportError)     an optional package is not installed
 ├── DownloadError (OSError)             a snapshot could not be fetched or is not complete
 ├── CheckpointError (RuntimeError)      files of a snapshot are missing, broken or contradict the recipe
+├── RemoteError (OSError)               a server cannot be reached, fails, or answers what is no answer
 ├── DeviceMemoryError (RuntimeError)    one sequence alone does not fit the device
 ├── OverloadedError (RuntimeError)      the queue is full, and when_full="refuse"
 └── ClosedError (RuntimeError)          the model was closed
@@ -42,6 +43,10 @@ class MissingExtraError(ZhRetrievalError, ImportError):
 
 class DownloadError(ZhRetrievalError, OSError):
     """A snapshot could not be fetched, verified or found locally."""
+
+
+class RemoteError(ZhRetrievalError, OSError):
+    """A server cannot be reached in time, fails, or gives what is no answer to what was asked."""
 
 
 class CheckpointError(ZhRetrievalError, RuntimeError):

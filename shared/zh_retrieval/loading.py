@@ -35,8 +35,14 @@ def load_encoder(model: str | ModelSpec, *, show_progress: bool = False, **optio
         ConfigError: An option has a value that this model does not support.
         DownloadError: The weights are neither here nor to be had.
         CheckpointError: The weights do not fit the recipe.
+        RemoteError: The server at `base_url` cannot be reached, or does not speak the dialect.
     """
-    return LocalEncoder(*_acquire(model, "embedding", LoadOptions.given(**options), show_progress))
+    given = LoadOptions.given(**options)
+    if given.base_url is not None:
+        from zh_retrieval.remote.connect import connect_encoder
+
+        return connect_encoder(model, dict(options), given)
+    return LocalEncoder(*_acquire(model, "embedding", given, show_progress))
 
 
 @documented
@@ -54,8 +60,14 @@ def load_reranker(model: str | ModelSpec, *, show_progress: bool = False, **opti
         ConfigError: An option has a value that this model does not support.
         DownloadError: The weights are neither here nor to be had.
         CheckpointError: The weights do not fit the recipe.
+        RemoteError: The server at `base_url` cannot be reached, or does not speak the dialect.
     """
-    return LocalReranker(*_acquire(model, "reranking", LoadOptions.given(**options), show_progress))
+    given = LoadOptions.given(**options)
+    if given.base_url is not None:
+        from zh_retrieval.remote.connect import connect_reranker
+
+        return connect_reranker(model, dict(options), given)
+    return LocalReranker(*_acquire(model, "reranking", given, show_progress))
 
 
 def _acquire(

@@ -24,6 +24,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
 Overflow = Literal["truncate", "error", "window"]
 WhenFull = Literal["wait", "refuse"]
+DialectName = Literal["zh-retrieval", "tei", "openai"]
 
 DescribedT = TypeVar("DescribedT", bound=Callable[..., Any])
 
@@ -139,6 +140,20 @@ class LoadOptions:
         "how many of a vector's first numbers are kept, by models trained for that (Matryoshka); all by default",
         checks.whole_number, results=True,
     ))
+    base_url: str | None = field(default=None, metadata=_about(
+        "address of a server that computes (extra remote), such as 'http://gpu:8080'; no weights are loaded here",
+        checks.address, results=False,
+    ))
+    api_key: str | None = field(default=None, repr=False, metadata=_about(
+        "key of that server", checks.secret, results=False, environment="ZH_RETRIEVAL_API_KEY", flag=False,
+    ))
+    dialect: DialectName = field(default="zh-retrieval", metadata=_about(
+        "what that server speaks: \"zh-retrieval\" (`zh-retrieval serve`), \"tei\", \"openai\" (vLLM, Xinference, "
+        "Infinity)", results=False, choices=get_args(DialectName),
+    ))
+    timeout: float = field(default=120.0, metadata=_about(
+        "seconds that one request to that server may take, with all that is tried again", checks.seconds, results=False,
+    ))
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -192,6 +207,10 @@ class LoadKwargs(TypedDict, total=False):
     quantization_config: Any
     compile: bool
     dimensions: int | None
+    base_url: str | None
+    api_key: str | None
+    dialect: DialectName
+    timeout: float
 
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(

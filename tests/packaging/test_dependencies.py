@@ -34,14 +34,18 @@ BASE = names(PROJECT["dependencies"])
 EXTRAS = {extra: names(requirements) for extra, requirements in PROJECT["optional-dependencies"].items()}
 
 
+def for_types_alone(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imports(source):
     """Yield (module, True if it is imported when the file is), for each absolute import of a file."""
     tree = ast.parse(source)
     inside = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for node in ast.walk(function)
+        for part in ast.walk(tree)
+        if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) or for_types_alone(part)
+        for node in ast.walk(part)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -54,7 +54,7 @@ def test_public_names_are_exact():
 
 def test_every_error_is_ours_and_a_builtin():
     found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(found) == 11
+    assert len(found) == 12
     for error in found:
         assert issubclass(error, zr.ZhRetrievalError)
         assert error is zr.ZhRetrievalError or error.__bases__[1].__module__ == "builtins"

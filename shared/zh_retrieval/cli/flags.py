@@ -41,5 +41,7 @@ def _add(parser: Any, option: Option) -> None:
         parser.add_argument(flag, choices=option.choices, help=says)
     elif option.check in checks.NUMBERS:
         parser.add_argument(flag, type=int, metavar="TOKENS" if option.check is checks.tokens else "N", help=says)
+    elif option.check is checks.seconds:
+        parser.add_argument(flag, type=float, metavar="SECONDS", help=says)
     else:
         parser.add_argument(flag, help=says)

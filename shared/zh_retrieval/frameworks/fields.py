@@ -15,16 +15,17 @@ from typing_extensions import Self
 from zh_retrieval import checks
 from zh_retrieval.base import Model
 from zh_retrieval.frameworks.lazy import Lazy
-from zh_retrieval.options import OPTIONS, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
+from zh_retrieval.options import OPTIONS, DialectName, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
 from zh_retrieval.recipes.registry import adopt, check_task, get_spec, registered
 from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
 
-def _option(name: str) -> Any:
+def _option(name: str, *, repr: bool = True) -> Any:
     """Return the field of an option; what changes no result is left out of dumps, so that caches keyed by one hold."""
     option = OPTIONS[name]
-    return Field(default=option.default, exclude=None if option.changes_results else True, description=option.help)
+    exclude = None if option.changes_results else True
+    return Field(default=option.default, exclude=exclude, repr=repr, description=option.help)
 
 
 class LoadFields(BaseModel):
@@ -55,6 +56,10 @@ class LoadFields(BaseModel):
     quantization_config: Any = _option("quantization_config")
     compile: bool = _option("compile")
     dimensions: int | None = _option("dimensions")
+    base_url: str | None = _option("base_url")
+    api_key: str | None = _option("api_key", repr=False)
+    dialect: DialectName = _option("dialect")
+    timeout: float = _option("timeout")
     show_progress: bool = Field(default=False, exclude=True, description="Show a bar for downloads and long calls.")
 
     _task: ClassVar[Task]
@@ -69,6 +74,8 @@ class LoadFields(BaseModel):
             ConfigError: An option does not fit the model.
             pydantic.ValidationError: An argument is unknown or has the wrong type.
         """
+        if fields.get("api_key") is not None:  # checked here: pydantic's message would hold it
+            fields["api_key"] = checks.secret("api_key", fields["api_key"])
         super().__init__(**({"model": model} if model is not None else {}), **fields)
         self.check_settings()
 
@@ -85,6 +92,8 @@ class LoadFields(BaseModel):
         if name not in type(self).model_fields:
             super().__setattr__(name, value)
             return
+        if name == "api_key" and value is not None:
+            value = checks.secret(name, value)
         trial = self.model_copy()
         super(LoadFields, trial).__setattr__(name, value)
         trial.check_settings()
@@ -103,8 +112,19 @@ class LoadFields(BaseModel):
         return copied
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Return the settings, and a recipe that was registered: another process does not know its name."""
-        return {**super().__getstate__(), "recipe": registered(self.model_name)}
+        """Return the settings, and a recipe that was registered: another process does not know its name.
+
+        A key does not travel: the other process has its own in ZH_RETRIEVAL_API_KEY.
+        """
+        state = super().__getstate__()
+        settings = {**state["__dict__"], "api_key": None}
+        said = state["__pydantic_fields_set__"] - {"api_key"}
+        return {
+            **state,
+            "__dict__": settings,
+            "__pydantic_fields_set__": said,
+            "recipe": registered(self.model_name),
+        }
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Know again what was set: LlamaIndex makes the object anew, as if every field had been given."""

@@ -6,19 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from zh_retrieval.hub.cache import locate
 from zh_retrieval.hub.snapshot import snapshot_revision
 from zh_retrieval.options import OPTIONS, LoadOptions
+from zh_retrieval.recipes.fingerprint import recipe_fields
 from zh_retrieval.recipes.spec import ModelSpec
 
 RECIPE_VERSION = 1
 """Raised when equal recipes, options and weights come to give other results than before."""
-
-_DESCRIPTION = {"aliases", "sources", "parameters", "license", "score_range", "shape"}  # of a recipe; changes no result
 
 
 def identity(spec: ModelSpec, options: LoadOptions) -> dict[str, Any]:
@@ -27,13 +25,25 @@ def identity(spec: ModelSpec, options: LoadOptions) -> dict[str, Any]:
     `weights` tells weights apart: the revision of the snapshot here, None where there is none or it does not say; for
     `path=` each file with its size and its time, so that a model that is trained again in its folder is another one.
     """
+    if options.base_url is not None:
+        return _remote(spec, options)
     from zh_retrieval.engine.hardware import resolve_device, resolve_dtype
 
     dtype = str(resolve_dtype(options.dtype, resolve_device(options.device))).removeprefix("torch.")
-    recipe = {entry.name: getattr(spec, entry.name) for entry in fields(spec) if entry.name not in _DESCRIPTION}
     chosen = {name: getattr(options, name) for name, option in OPTIONS.items() if option.changes_results}
     chosen |= {"dtype": "float32" if options.quantization == "int8" else dtype}
-    return chosen | {"recipe": recipe, "recipe_version": RECIPE_VERSION, "weights": _weights(spec, options)}
+    recipe = {"recipe": recipe_fields(spec), "recipe_version": RECIPE_VERSION}
+    return chosen | recipe | {"weights": _weights(spec, options)}
+
+
+def _remote(spec: ModelSpec, options: LoadOptions) -> dict[str, Any]:
+    """Return the same of a model on a server, which is asked: the same weights elsewhere give the same results."""
+    from zh_retrieval.remote.connect import served_by
+
+    served = served_by(spec, options)
+    said = {name: getattr(served, name) for name in ("max_length", "dimension", "weights", "dtype", "quantization")}
+    ours = {"overflow": options.overflow, "dimensions": options.dimensions, "dialect": options.dialect}
+    return said | ours | {"recipe": recipe_fields(spec), "recipe_version": RECIPE_VERSION}
 
 
 def cache_key(what: str, values: dict[str, Any]) -> str:

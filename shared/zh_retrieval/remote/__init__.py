@@ -1,0 +1,1 @@
+"""The same handles, computed by a server: ours, or one that speaks TEI's or OpenAI's dialect."""

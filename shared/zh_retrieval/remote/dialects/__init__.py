@@ -1,0 +1,1 @@
+"""How servers are talked to: one file a dialect."""
