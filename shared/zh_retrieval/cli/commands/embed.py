@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zh_retrieval.cli.console import progress, say
+from zh_retrieval.cli.distributed import add_ray_flags, embed_on_ray
 from zh_retrieval.cli.flags import add_load_flags, load_options
 from zh_retrieval.errors import ConfigError
 from zh_retrieval.files.records import Reader, Record, text_parser, windows
@@ -30,7 +31,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         help=".jsonl: one object a line; .csv, .tsv: one row each, with a header; .txt: one text a line; .md: passages "
         "of about 400 characters; - for stdin",
     )  # fmt: skip
-    parser.add_argument("--output", "-o", required=True, help=".jsonl, .npy or .parquet; - for JSONL on stdout")
+    parser.add_argument(
+        "--output", "-o", required=True, help=".jsonl, .npy or .parquet; - for JSONL on stdout; with --ray a folder"
+    )
     parser.add_argument("--model", "-m", default=DEFAULT_ENCODER, help="default: the built-in model")
     parser.add_argument("--as", dest="role", choices=("document", "query"), default="document")
     parser.add_argument("--instruction", help="replaces the model's query instruction")
@@ -39,6 +42,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="lines that are no record")
     parser.add_argument("--restart", action="store_true", help="drop an interrupted run instead of resuming it")
     add_load_flags(parser)
+    add_ray_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.role == "document" and arguments.instruction is not None:
         raise ConfigError("--instruction is for queries. Add --as query, or leave it out.")
     title = arguments.title_field or None if arguments.role == "document" else None
+    if arguments.ray is not None:
+        return embed_on_ray(arguments, title)
     reader = Reader(text_parser(arguments.text_field, title), skip=arguments.on_error == "skip", say=say)
     with zh_retrieval.load_encoder(arguments.model, **load_options(arguments)) as encoder:
         if arguments.output == "-":
