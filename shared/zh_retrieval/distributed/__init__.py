@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zh_retrieval.distributed.dataset import embed_dataset
+    from zh_retrieval.distributed.indexing import build_faiss, read_parts, upload_qdrant
     from zh_retrieval.distributed.mapping import EmbedDocuments, ScorePairs
 
 _HOME_OF = {
     "EmbedDocuments": "zh_retrieval.distributed.mapping",
     "ScorePairs": "zh_retrieval.distributed.mapping",
+    "build_faiss": "zh_retrieval.distributed.indexing",
     "embed_dataset": "zh_retrieval.distributed.dataset",
+    "read_parts": "zh_retrieval.distributed.indexing",
+    "upload_qdrant": "zh_retrieval.distributed.indexing",
 }
 
-__all__ = ["EmbedDocuments", "ScorePairs", "embed_dataset"]
+__all__ = ["EmbedDocuments", "ScorePairs", "build_faiss", "embed_dataset", "read_parts", "upload_qdrant"]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,8 +34,8 @@ class Workers:
     gpus: int = 0
 
 
-def require(module: str) -> Any:
-    """Return a module of Ray or of pyarrow.
+def require(module: str, package: str = "zh-retrieval[ray]") -> Any:
+    """Return a module of a package that is optional: of the extra `ray`, or of one named here.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -43,9 +43,7 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(
-            f'{module} cannot be imported ({error}). Run: pip install "zh-retrieval[ray]"'
-        ) from error
+        raise MissingExtraError(f'{module} cannot be imported ({error}). Run: pip install "{package}"') from error
 
 
 @contextmanager

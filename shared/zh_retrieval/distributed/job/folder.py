@@ -102,6 +102,11 @@ class PartFolder:
         parquet.write_table(table, sink)
         write_whole(self._filesystem, self._path, name, memoryview(sink.getvalue()))
 
+    def read(self, name: str) -> Any:
+        """Return a part as a table."""
+        with self._filesystem.open_input_file(f"{self._path}/{name}") as stream:
+            return require("pyarrow.parquet").read_table(stream)
+
     def release(self, *, finished: bool = False) -> None:
         """Let other processes have the folder; of a finished job only parts and manifest stay."""
         if finished:
