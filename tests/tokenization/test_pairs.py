@@ -14,6 +14,7 @@ from zh_retrieval.recipes.registry import get_spec
 from zh_retrieval.tokenization.cuts import PairCuts
 from zh_retrieval.tokenization.pairs import Context, context, cross_encoder_pair, query_likelihood_pair
 from zh_retrieval.tokenization.tokenizer import build
+from zh_retrieval.usage import Usage
 
 XLMR = build(Tokenizer.from_file(str(BUILTIN / "tokenizer.json")), get_spec("bge-reranker-large"), BUILTIN)
 SPECIAL = XLMR.frame_length + len(XLMR.separator)
@@ -71,7 +72,7 @@ def test_a_prompt_is_parted_where_tokens_end_behind_the_documents_borders(docume
 
 
 def test_the_warning_counts_queries_and_documents(caplog):
-    cuts = PairCuts("truncate", 40)
+    cuts = PairCuts("truncate", 40, Usage())
     pairs = [(range(50), range(2)), (range(5), range(90)), (range(50), range(90)), (range(32), range(4))]
     with caplog.at_level(logging.WARNING, logger="zh_retrieval"):
         for index, (query, document) in enumerate(pairs):

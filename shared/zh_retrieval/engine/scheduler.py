@@ -99,6 +99,11 @@ class Scheduler:
         return job.future
 
     @property
+    def waiting(self) -> int:
+        """Return about how many tokens wait."""
+        return self._room.tokens("interactive") + self._room.tokens("bulk")
+
+    @property
     def closed(self) -> bool:
         """Return True if no more work is taken."""
         return self._closed

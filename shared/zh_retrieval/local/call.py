@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from zh_retrieval import process
+from zh_retrieval import process, usage
 from zh_retrieval.engine.scheduler import Scheduler
 from zh_retrieval.engine.turns import Job, Priority
 from zh_retrieval.errors import InputError
@@ -60,9 +60,17 @@ class Limits:
 
 
 class Call(ABC):
-    """`count` inputs, made into sequences slice by slice, and what becomes of their rows."""
+    """`count` inputs, made into sequences slice by slice, and what becomes of their rows.
+
+    Attributes:
+        count: How many inputs.
+        used: Tokens and cuts so far.
+    """
 
     count: int
+
+    def __init__(self) -> None:
+        self.used = usage.Usage()
 
     @abstractmethod
     def size(self, index: int) -> int:
@@ -110,6 +118,7 @@ class Flight:
         """Cancel what is not done, and give its room back."""
         for _part, job in self._flying:
             job.future.cancel()
+        usage.note(self._call.used)
         if self._unused:
             self._scheduler.free(self._unused, self._priority)
         self._bar.close()
@@ -242,11 +251,11 @@ def distinct(items: Sequence[ItemT]) -> tuple[list[ItemT], list[int]]:
 class Truncation:
     """Counts what a call cuts, or refuses it."""
 
-    def __init__(self, overflow: Overflow, max_length: int, what: str) -> None:
+    def __init__(self, overflow: Overflow, max_length: int, what: str, used: usage.Usage) -> None:
         self._overflow = overflow
         self._max_length = max_length
         self._what = what
-        self._cut = 0
+        self._used = used
         self._longest = 0
 
     def note(self, index: int, length: int) -> None:
@@ -260,13 +269,14 @@ class Truncation:
                 f"{self._what}[{index}] has {length} tokens, expected at most {self._max_length}. "
                 "Shorten it, or use overflow='truncate'."
             )
-        self._cut += 1
+        self._used.cut += 1
+        self._used.lost += length - self._max_length
         self._longest = max(self._longest, length)
 
     def report(self, count: int) -> None:
         """Log one warning if anything was cut."""
-        if self._cut:
+        if self._used.cut:
             logger.warning(
                 "%d of %d %s were cut to %d tokens (the longest has %d). Split them, or use overflow='error'.",
-                self._cut, count, self._what, self._max_length, self._longest,
+                self._used.cut, count, self._what, self._max_length, self._longest,
             )  # fmt: skip

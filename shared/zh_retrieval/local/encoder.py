@@ -12,6 +12,7 @@ from zh_retrieval.errors import ConfigError
 from zh_retrieval.local.call import Call, Truncation, distinct, snapshot, tokenizers
 from zh_retrieval.local.late_chunking import Chunking
 from zh_retrieval.local.session import Session, check_instruction
+from zh_retrieval.options import Overflow
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.late_chunks import Span
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
@@ -81,8 +82,7 @@ class LocalEncoder(Session, Encoder):
 
     def _encoding(self, texts: Sequence[str], template: Callable[[str], str]) -> _Encoding:
         check_texts(texts)
-        truncation = Truncation(self._overflow, self.max_length, "texts")
-        return _Encoding(texts, template, self._model.tokenizer, self.max_length, self.dimension, truncation)
+        return _Encoding(texts, template, self._model.tokenizer, self.max_length, self.dimension, self._overflow)
 
 
 class _Encoding(Call):
@@ -93,14 +93,15 @@ class _Encoding(Call):
         tokenizer: TextTokenizer,
         max_length: int,
         dimension: int,
-        truncation: Truncation,
+        overflow: Overflow,
     ) -> None:
+        super().__init__()
         self.count = len(texts)
         self._texts = texts
         self._template = template
         self._tokenizer = tokenizer
         self._max_length = max_length
-        self._truncation = truncation
+        self._truncation = Truncation(overflow, max_length, "texts", self.used)
         self._unknown = UnknownTexts(tokenizer, "texts", template(""))
         self._places: dict[int, list[int]] = {}
         self._vectors = np.empty((len(texts), dimension), dtype=np.float32)
@@ -112,6 +113,7 @@ class _Encoding(Call):
             length = len(ids[place]) + self._tokenizer.frame_length
             if length > self._max_length:
                 self._truncation.note(index, length)
+            self.used.tokens += min(length, self._max_length)
         self._unknown.note(ids, places)
         self._places[low] = places
         return [Tokens(self._tokenizer.frame(part, self._max_length)) for part in ids]

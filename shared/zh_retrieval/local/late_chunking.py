@@ -34,6 +34,7 @@ class Chunking(Call):
         Raises:
             InputError: The document is no valid text, or a span does not lie in it.
         """
+        super().__init__()
         check_text(document, "document")
         spans = check_spans(document, spans)
         self.count = 1 if spans else 0
@@ -62,6 +63,7 @@ class Chunking(Call):
                 framed = self._tokenizer.frame(self._ids[slice(*window)], self._room + self._tokenizer.frame_length)
                 spans = tuple(self._place(self._ranges[index], window, len(framed)) for index in indices)
                 tokens.append(Tokens(framed, spans=spans))
+                self.used.tokens += len(framed)
         return tokens
 
     def _place(self, span: Span, window: Span, length: int) -> Span:

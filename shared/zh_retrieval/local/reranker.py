@@ -75,6 +75,7 @@ class _Scoring(Call):
         max_length: int,
         overflow: Overflow,
     ) -> None:
+        super().__init__()
         self.count = len(pairs)
         self._pairs = pairs
         self._spec = spec
@@ -82,7 +83,7 @@ class _Scoring(Call):
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._windows = overflow == "window"
-        self._cuts = PairCuts(overflow, max_length)
+        self._cuts = PairCuts(overflow, max_length, self.used)
         self._unknown = UnknownTexts(tokenizer, "pairs")
         self._shapes: dict[int, tuple[list[int], list[int]]] = {}  # window -> places of pairs, sequences of each
         self._scores = np.empty(len(pairs), dtype=np.float32)
@@ -91,6 +92,7 @@ class _Scoring(Call):
         sequences, places = self._sequences(low, high)
         for index, place in enumerate(places, low):
             self._cuts.note(index, sequences[place])
+            self.used.tokens += sum(len(tokens.ids) for tokens in sequences[place].tokens)
         self._unknown.add(sequences[place].unknown for place in places)
         self._shapes[low] = places, [len(pair.tokens) for pair in sequences]
         return [tokens for pair in sequences for tokens in pair.tokens]

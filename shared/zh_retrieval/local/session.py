@@ -20,6 +20,7 @@ from zh_retrieval.validation import check_text
 
 if TYPE_CHECKING:
     from zh_retrieval.local.sharing import LoadedModel
+    from zh_retrieval.tokenization.tokenizer import TextTokenizer
 
 _FEW = 64  # inputs that are checked on the event loop
 
@@ -45,6 +46,16 @@ class Session(Model):
         self._limits = limits or Limits()
         self._release = weakref.finalize(self, model.release)
         self._release.atexit = False
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Return vocabulary and special tokens, to read."""
+        return self._model.tokenizer
+
+    @property
+    def waiting(self) -> int:
+        """Return about how many tokens wait to be computed, for all sessions of these weights."""
+        return self._model.scheduler.waiting
 
     @property
     def device(self) -> torch.device:
