@@ -1,0 +1,1 @@
+"""What each dialect asks and how it is answered."""
