@@ -45,6 +45,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sweep", action="store_true", help="also try top_k, rerank depth, threshold and chunk size")
     parser.add_argument("--runs", metavar="FOLDER", help="write TREC runs and JSONL of every query")
     parser.add_argument("--report", metavar="FILE.html", help="write a report to look at")
+    parser.add_argument("--picture", metavar="FILE.svg|.png", help="draw quality against cost, for a slide")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.add_argument("--cache", metavar="FOLDER", help="where vectors and scores are kept (default: user's cache)")
     add_load_flags(parser)
@@ -55,10 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     from zh_retrieval.evaluation.evaluate import evaluate_systems
     from zh_retrieval.evaluation.metrics import MEASURES
     from zh_retrieval.evaluation.reading.read import read_dataset
+    from zh_retrieval.evaluation.report import check_picture, write, write_picture
     from zh_retrieval.evaluation.runs import write_runs
     from zh_retrieval.evaluation.systems.building import build
     from zh_retrieval.evaluation.systems.store import Store, default_root
 
+    if arguments.picture:
+        check_picture(Path(arguments.picture))
     dataset = read_dataset(arguments.folder, split=arguments.split)
     store = Store(Path(arguments.cache) if arguments.cache else default_root())
     systems = build(
@@ -73,10 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.runs:
         write_runs(evaluation, Path(arguments.runs))
     if arguments.report:
-        from zh_retrieval.evaluation.report import write
-
         write(evaluation, Path(arguments.report))
         say(f"report: {arguments.report}")
+    if arguments.picture:
+        write_picture(evaluation, Path(arguments.picture))
     if arguments.json:
         print(json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1))
     else:
