@@ -18,7 +18,8 @@ from zh_retrieval.server.health import Health
 from zh_retrieval.server.metrics import Metrics
 from zh_retrieval.server.models import Models
 from zh_retrieval.server.problems import RequestError, answer, openai, own, problem
-from zh_retrieval.server.routes import operation
+from zh_retrieval.server.routes import openai as openai_routes
+from zh_retrieval.server.routes import operation, rerank, score, tei
 from zh_retrieval.server.routes import own as own_routes
 from zh_retrieval.server.routes.route import Route
 from zh_retrieval.server.running import Running
@@ -103,7 +104,8 @@ class App:
 
 def tables(settings: Settings) -> tuple[Route, ...]:
     """Return every route."""
-    return (*own_routes.ROUTES, *operation.routes(public_metrics=settings.public_metrics))
+    dialects = (*own_routes.ROUTES, *openai_routes.ROUTES, *tei.ROUTES, *rerank.ROUTES, *score.ROUTES)
+    return (*dialects, *operation.routes(public_metrics=settings.public_metrics))
 
 
 def _router(running: Running) -> ASGIApp:
@@ -133,6 +135,6 @@ class _NotFound:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = Request(scope).url.path[:100]
         error = RequestError(404, f"There is nothing at {scope['method']} {path}. See /docs.", "not_found")
-        response: Response = answer(problem(error, 1), own if path.startswith("/v1/zh-retrieval") else openai)
+        response: Response = answer(problem(error, 1), own if path.startswith("/v1/zh-retrieval") else openai, {})
         self._running.metrics.requests.labels("other", "404").inc()
         await response(scope, receive, send)

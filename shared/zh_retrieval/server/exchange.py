@@ -94,6 +94,7 @@ class Exchange:
 
     async def _answered(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, start: float) -> Response:
         running = self._running
+        body: dict[str, Any] = {}
         try:
             if not self._public:
                 running.keys.check(headers.get(b"authorization"))
@@ -101,7 +102,8 @@ class Exchange:
                 running.health.check_work()
             posted = scope["method"] == "POST"
             limit = running.settings.max_body_bytes
-            body = await _object(headers, receive, limit) if posted else {}
+            if posted:
+                body = await _object(headers, receive, limit)
             computing = time.perf_counter()
             running.metrics.stages.labels(self._name, "read").observe(computing - start)
             work = self._handled(Incoming(running, body, scope.get("path_params", {})))
@@ -115,7 +117,7 @@ class Exchange:
             running.metrics.errors.labels(found.kind).inc()
             if not isinstance(error, (RequestError, ZhRetrievalError)) or found.status == 500:
                 logger.error("%s failed", self._name, exc_info=error)
-            return answer(found, self._dialect)
+            return answer(found, self._dialect, body)
 
     async def _handled(self, incoming: Incoming) -> Response:
         return await self._handler(incoming)

@@ -84,15 +84,16 @@ def problem(error: BaseException, retry_after: int) -> Problem:
     return Problem(500, type(error).__name__, f"The model failed with {type(error).__name__}. See the server's log.")
 
 
-Dialect = Callable[[Problem], tuple[int, Any]]
+Dialect = Callable[[Problem, dict[str, Any]], tuple[int, Any]]
+"""An error, and the body that it answers, to a status and a body."""
 
 
-def own(found: Problem) -> tuple[int, Any]:
+def own(found: Problem, _: dict[str, Any]) -> tuple[int, Any]:
     """Our own protocol: the class of the error, so that the client raises the same."""
     return found.status, {"error": {"type": found.kind, "message": found.message}}
 
 
-def openai(found: Problem) -> tuple[int, Any]:
+def openai(found: Problem, _: dict[str, Any]) -> tuple[int, Any]:
     """OpenAI: nested, with `type` and `code`."""
     kinds = {401: "authentication_error", 404: "invalid_request_error", 429: "rate_limit_error"}
     kind = kinds.get(found.status, "server_error" if found.ours else "invalid_request_error")
@@ -101,7 +102,7 @@ def openai(found: Problem) -> tuple[int, Any]:
     return found.status, {"error": {"message": found.message, "type": kind, "param": found.param, "code": code}}
 
 
-def tei(found: Problem) -> tuple[int, Any]:
+def tei(found: Problem, _: dict[str, Any]) -> tuple[int, Any]:
     """TEI: flat; 422 for what does not validate, 424 for a failure of the model."""
     statuses = {400: (422, "Validation"), 422: (422, "Validation"), 429: (429, "Overloaded"), 503: (503, "Unhealthy")}
     status, kind = statuses.get(found.status, (found.status, "Validation"))
@@ -112,14 +113,14 @@ def tei(found: Problem) -> tuple[int, Any]:
     return status, {"error": found.message, "error_type": kind}
 
 
-def rerank(found: Problem) -> tuple[int, Any]:
+def rerank(found: Problem, _: dict[str, Any]) -> tuple[int, Any]:
     """Jina (`detail`) and Cohere (`message`), whose clients share paths."""
     return found.status, {"message": found.message, "detail": found.message}
 
 
-def answer(found: Problem, dialect: Dialect) -> Response:
-    """Return the refusal in a dialect."""
-    status, body = dialect(found)
+def answer(found: Problem, dialect: Dialect, asked: dict[str, Any]) -> Response:
+    """Return the refusal in a dialect, of the body that was asked."""
+    status, body = dialect(found, asked)
     headers = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"

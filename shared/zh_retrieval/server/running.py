@@ -43,7 +43,7 @@ class Running:
         self, served: Served[Encoder], texts: list[str], side: Side, instruction: str | None = None, *, cut: bool = True
     ) -> Computed:
         """Return float32 (N, D); with `cut=False` a text that is too long is an InputError that names its index."""
-        self._check_count(len(texts), "texts")
+        self.check_count(len(texts), "texts")
         handle = served.handle if cut else served.strict
         if side == "query":
             work = handle.aencode_queries(texts, instruction=instruction)
@@ -55,13 +55,13 @@ class Running:
         self, served: Served[Reranker], pairs: list[Pair], instruction: str | None = None, *, cut: bool = True
     ) -> Computed:
         """Return raw float32 (N,)."""
-        self._check_count(len(pairs), "pairs")
+        self.check_count(len(pairs), "pairs")
         handle = served.handle if cut else served.strict
         return await self._compute(served, len(pairs), handle.ascore(pairs, instruction=instruction))
 
     async def chunks(self, served: Served[Encoder], document: str, spans: list[Span]) -> Computed:
         """Return float32 (S, D), the spans seen in their document."""
-        self._check_count(len(spans), "spans")
+        self.check_count(len(spans), "spans")
         return await self._compute(served, len(spans), served.handle.aencode_chunks(document, spans))
 
     async def _compute(self, served: Served[Any], count: int, work: Any) -> Computed:
@@ -79,7 +79,8 @@ class Running:
         self.metrics.computed(served.name, count, used)
         return rows, used
 
-    def _check_count(self, count: int, what: str) -> None:
+    def check_count(self, count: int, what: str) -> None:
+        """Raise RequestError if a request has more texts than the settings allow."""
         if count > self.settings.max_texts:
             raise RequestError(
                 400, f"The request has {count} {what}, more than max_texts={self.settings.max_texts} of this server. "
