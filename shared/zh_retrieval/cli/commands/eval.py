@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zh_retrieval.cli.console import has_terminal, say
 from zh_retrieval.cli.flags import add_load_flags, load_options
+from zh_retrieval.cli.published import ShowPublished
 from zh_retrieval.cli.table import render
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
 
@@ -47,6 +48,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", metavar="FILE.html", help="write a report to look at")
     parser.add_argument("--picture", metavar="FILE.svg|.png", help="draw quality against cost, for a slide")
     parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--published", action=ShowPublished, help="print C-MTEB's published table with its sources")
     parser.add_argument("--cache", metavar="FOLDER", help="where vectors and scores are kept (default: user's cache)")
     add_load_flags(parser)
 
