@@ -49,6 +49,7 @@ class Scheduler:
         self._turns: dict[Priority, Turns] = {"interactive": Turns(), "bulk": Turns()}
         self._jobs: set[Job] = set()  # everything that is not finished; adding and discarding need no lock
         self._streak = 0
+        self.batches = self.batch_tokens = 0  # forward passes so far, and the tokens of all of them
         self._idle = True
         self._starting = threading.RLock()  # a garbage collection that starts a thread may come to start it too
         self._thread: threading.Thread | None = None
@@ -236,7 +237,10 @@ class Scheduler:
         assert self._engine is not None
         try:
             with process.forks_wait():
-                return shares, self._engine.launch([job.tokens[index] for job, indices in shares for index in indices])
+                batch = [job.tokens[index] for job, indices in shares for index in indices]
+                self.batches += 1
+                self.batch_tokens += sum(len(tokens.ids) for tokens in batch)
+                return shares, self._engine.launch(batch)
         except Exception as error:
             self._isolate(shares, error)
             return None

@@ -58,6 +58,16 @@ class Session(Model):
         return self._model.scheduler.waiting
 
     @property
+    def batches(self) -> int:
+        """Return how many forward passes these weights made."""
+        return self._model.scheduler.batches
+
+    @property
+    def batch_tokens(self) -> int:
+        """Return how many tokens all these passes had."""
+        return self._model.scheduler.batch_tokens
+
+    @property
     def device(self) -> torch.device:
         """Return where the model computes."""
         return self._device

@@ -19,7 +19,7 @@ from zh_retrieval.server.metrics import Metrics
 from zh_retrieval.server.models import Models
 from zh_retrieval.server.problems import RequestError, answer, openai, own, problem
 from zh_retrieval.server.routes import openai as openai_routes
-from zh_retrieval.server.routes import operation, rerank, score, tei
+from zh_retrieval.server.routes import operation, pages, rerank, score, tei
 from zh_retrieval.server.routes import own as own_routes
 from zh_retrieval.server.routes.route import Route
 from zh_retrieval.server.running import Running
@@ -105,7 +105,8 @@ class App:
 def tables(settings: Settings) -> tuple[Route, ...]:
     """Return every route."""
     dialects = (*own_routes.ROUTES, *openai_routes.ROUTES, *tei.ROUTES, *rerank.ROUTES, *score.ROUTES)
-    return (*dialects, *operation.routes(public_metrics=settings.public_metrics))
+    documented = (*dialects, *operation.routes(public_metrics=settings.public_metrics))
+    return (*documented, *pages.routes(documented))
 
 
 def _router(running: Running) -> ASGIApp:

@@ -1,0 +1,187 @@
+"""Under load and at the ends: refusals, clients that leave, faults, starting and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import numpy as np
+import pytest
+
+import zh_retrieval as zr
+from tests.server.serving import Server, serving
+from zh_retrieval.errors import OverloadedError
+from zh_retrieval.server.settings import Settings
+from zh_retrieval.testing import FakeEncoder
+
+BODY = {"input": "好"}
+
+
+class SlowEncoder(FakeEncoder):
+    """Takes a while for each call, refuses more than `room` at once, and can be broken."""
+
+    def __init__(self, seconds: float = 0.3, room: int = 1000) -> None:
+        super().__init__()
+        self.seconds, self.room, self.under_way, self.cancelled = seconds, room, 0, 0
+        self.fault: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+
+    async def aencode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
+        if self.under_way >= self.room:
+            raise OverloadedError("Too much waits.")
+        self.under_way += 1
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.under_way -= 1
+        return self.encode_documents(texts)
+
+    def encode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
+        return self.fault(super().encode_documents(texts))
+
+
+async def flood(url: str, paths: list[tuple[str, dict[str, object]]]) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+        return await asyncio.gather(*(client.post(path, json=body) for path, body in paths))
+
+
+def test_a_full_queue_refuses_in_the_routes_dialect() -> None:
+    fake = SlowEncoder(room=5)
+    with serving(Settings(handles={"fake": fake})) as server:
+        asked = [("/v1/embeddings", BODY), ("/embed", {"inputs": ["好"]})] * 20
+        answers = asyncio.run(flood(server.url, asked))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert sum(answer.status_code == 200 for answer in answers) == 5
+    assert len(refused) == 35
+    for answer in refused:
+        assert 1 <= int(answer.headers["retry-after"]) <= 120
+        body = answer.json()
+        assert body.get("error_type") == "Overloaded" or body["error"]["type"] == "rate_limit_error"
+
+
+def test_a_real_queue_refuses_and_what_was_accepted_is_right() -> None:
+    with (
+        serving(Settings(("e5-small-zh",), {"dtype": "float32"}, max_queue_tokens=600)) as server,
+        zr.load_encoder("e5-small-zh", dtype="float32") as encoder,
+    ):
+        texts = [f"第{number}号茶，" * 40 for number in range(60)]
+        asked = [("/v1/embeddings", {"input": text}) for text in texts]
+        answers = asyncio.run(flood(server.url, asked))
+        accepted = [index for index, answer in enumerate(answers) if answer.status_code == 200]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        wanted = encoder.encode_documents([texts[index] for index in accepted])
+        found = [answers[index].json()["data"][0]["embedding"] for index in accepted]
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert server.post("/v1/embeddings", BODY).status_code == 200  # the room is free again
+
+
+def test_work_of_a_client_that_left_is_dropped() -> None:
+    fake = SlowEncoder(seconds=20)
+    with serving(Settings(handles={"fake": fake})) as server:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/embeddings", json=BODY, timeout=0.3)
+        deadline = time.monotonic() + 5
+        while not fake.cancelled and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert fake.cancelled == 1
+        assert "zh_retrieval_dropped_total 1.0" in server.get("/metrics").text
+
+
+@pytest.mark.parametrize("fault", ["nan", "zero", "raise"])
+def test_a_fault_is_an_error_and_readiness_waits_for_the_proof(fault: str) -> None:
+    def broken(rows: np.ndarray) -> np.ndarray:
+        if fault == "raise":
+            raise RuntimeError("device lost, secret detail")
+        return rows * (np.nan if fault == "nan" else 0)
+
+    fake = SlowEncoder(seconds=0)
+    with serving(Settings(handles={"fake": fake})) as server:
+        assert server.get("/readyz").status_code == 200
+        fake.fault = broken
+        answer = server.post("/v1/embeddings", BODY)
+        assert answer.status_code == 500
+        assert "secret" not in answer.text
+        assert server.post("/embed", {"inputs": "好"}).status_code == 424
+        assert server.get("/readyz").status_code == 503
+        assert server.get("/livez").status_code == 200
+        fake.fault = lambda rows: rows
+        deadline = time.monotonic() + 10
+        while server.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert server.post("/v1/embeddings", BODY).status_code == 200
+
+
+def test_before_the_models_are_loaded() -> None:
+    go = threading.Event()
+
+    class Late(FakeEncoder):
+        def encode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
+            assert go.wait(30)
+            return super().encode_documents(texts)
+
+    server = Server(Settings(handles={"late": Late()}), wait=False)
+    try:
+        deadline = time.monotonic() + 10
+        while not server.host.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert server.get("/livez").status_code == 200
+        for answer in (server.get("/readyz"), server.post("/v1/embeddings", BODY)):
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) >= 1
+        go.set()
+        assert server.ready.wait(10)
+        assert server.post("/v1/embeddings", BODY).status_code == 200
+    finally:
+        go.set()
+        server.stop()
+
+
+def test_the_documentation_needs_no_other_server() -> None:
+    with serving(Settings(handles={"fake": FakeEncoder()}, keys=("k",))) as server:
+        page, document = server.get("/docs").text, server.get("/openapi.json").json()
+    assert "http" not in re.sub(r"http://HOST:PORT", "", page)
+    assert "post" in document["paths"]["/v1/embeddings"]
+    assert "/v1/embeddings" in page
+
+
+def test_the_command_serves_and_drains() -> None:
+    command = [sys.executable, "-m", "zh_retrieval.cli.main", "serve", "--port", "0", "--log", "json"]
+    environment = {**os.environ, "ZH_RETRIEVAL_API_KEY": "sesame"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        headers = {"authorization": "Bearer sesame"}
+        answers: list[int] = []
+
+        def ask() -> None:
+            body = {"input": ["茶" * 200] * 20}
+            answers.append(httpx.post(f"{url}/v1/embeddings", json=body, headers=headers, timeout=60).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.15)
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert set(answers) <= {200, 503}
+    assert 200 in answers
+    assert "sesame" not in out + err
