@@ -109,7 +109,7 @@ def test_the_text_says_which_difference_is_real_and_names_faults(capsys, folder,
     assert main(["eval", str(broken), "--cache", str(tmp_path / "cache"), *FLAGS]) == 0
     text = capsys.readouterr().out
     assert text.startswith("broken: 10 questions, 50 passages\n\nsystem")
-    assert "no difference in nDCG@10 that 10 questions can show" in text
+    assert "may be chance, with 10 questions and 1 comparison\n" in text
     assert "- unknown-passage: 1 of 51 judgements are of passages that the corpus lacks" in text
     assert "  q0: nowhere\n" in text
 

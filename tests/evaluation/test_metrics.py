@@ -78,3 +78,8 @@ def test_the_mean_is_over_all_queries_with_an_answer_and_that_of_ir_measures():
 def test_a_measure_that_does_not_exist_is_refused_with_the_names_there_are():
     with pytest.raises(zr.ConfigError, match=r"nDGC@10.*nDCG@10"):
         per_query(QRELS, list(QRELS), RANKINGS, ["nDGC@10"])
+
+
+def test_a_system_that_finds_nothing_at_all_has_0():
+    values = per_query(QRELS, list(QRELS), dict.fromkeys(QRELS, ranking()))
+    assert all(found == dict.fromkeys(QRELS, 0.0) for found in values.values())

@@ -104,6 +104,14 @@ def test_a_certain_difference_that_nobody_would_notice_is_called_too_small():
     assert comparison.verdict == "too small"
 
 
+def test_an_interval_above_0_that_the_test_does_not_confirm_is_called_chance():
+    (comparison,) = evaluation([1, 0, 0, 1, 0, 1, 0, 0, 1, 0], [0] * 10).comparisons
+    assert comparison.interval[0] > 0
+    assert comparison.p_adjusted > 0.05
+    assert comparison.verdict == "no difference"
+    assert comparison.sentence.endswith(": may be chance, with 10 questions and 1 comparison")
+
+
 def test_of_two_models_the_better_one_is_judged():
     (comparison,) = evaluation([0] * 60, [n % 3 for n in range(60)]).comparisons
     assert (comparison.system, comparison.baseline, comparison.verdict) == ("基线", "大模型", "better")

@@ -6,6 +6,7 @@ import pytest
 import zh_retrieval as zr
 from tests.evaluation.tea import THINGS, dataset
 from zh_retrieval.chunking import sentence_spans
+from zh_retrieval.evaluation.dataset import Passage
 from zh_retrieval.evaluation.evaluate import evaluate_systems
 from zh_retrieval.evaluation.systems import dense
 from zh_retrieval.evaluation.systems.base import Task
@@ -69,6 +70,13 @@ def test_a_passage_more_costs_its_block_alone(small_blocks, tmp_path):
     Task(data, 5).run(encoder_system(Store(tmp_path), again))
     documents = [text for model in again.models for call in model.calls for text in call if "\n" in text]
     assert len(documents) == 3  # 50 were there: six blocks of 8, and 2 + 1
+
+
+def test_a_changed_passage_is_computed_again(small_blocks, tmp_path):
+    data = dataset()
+    Task(data, 5).run(encoder_system(Store(tmp_path)))
+    data.corpus["d0-3"] = Passage("算盘几天检查一次？")  # in the middle of a block
+    assert Task(data, 5).run(encoder_system(Store(tmp_path))).rankings["q9"].ids[0] == "d0-3"
 
 
 def test_another_recipe_shares_nothing(small_blocks, tmp_path):

@@ -32,7 +32,7 @@ def compare(results: Sequence[SystemResult], query_ids: Sequence[str], metric: s
         extra_ms = _extra_ms(system, baseline)
         difference, interval = float(column.mean()), (float(ends[0, index]), float(ends[1, index]))
         verdict = _verdict(difference, p_adjusted, reranks=system.base is not None)
-        facts = (system, baseline, metric, difference, interval, extra_ms, len(query_ids), verdict)
+        facts = (system, baseline, metric, difference, interval, extra_ms, len(query_ids), len(pairs), verdict)
         compared.append(
             Comparison(
                 system.name, baseline.name, metric, difference, interval, p_values[index], p_adjusted,
@@ -68,11 +68,13 @@ def _verdict(difference: float, p_adjusted: float, *, reranks: bool) -> Verdict:
 
 def _sentence(
     system: SystemResult, baseline: SystemResult, metric: str, difference: float, interval: Interval,
-    extra_ms: float | None, queries: int, verdict: Verdict,
+    extra_ms: float | None, queries: int, pairs: int, verdict: Verdict,
 ) -> str:  # fmt: skip
     who = f"{_own_name(system)} on top of {baseline.name}" if system.base else f"{system.name} against {baseline.name}"
     low, high = (f"{end:+.3f}" for end in interval)
     cost = _cost(extra_ms)
+    if verdict == "no difference" and not interval[0] <= 0 <= interval[1]:
+        return f"{who}: {difference:+.3f} {metric} ({low} to {high}){cost}: {_luck(queries, pairs)}"
     if verdict == "no difference":
         return f"{who}: no difference in {metric} that {queries} questions can show ({low} to {high}){cost}"
     said = {
@@ -84,11 +86,14 @@ def _sentence(
 
 def _sentence_zh(
     system: SystemResult, baseline: SystemResult, metric: str, difference: float, interval: Interval,
-    extra_ms: float | None, queries: int, verdict: Verdict,
+    extra_ms: float | None, queries: int, pairs: int, verdict: Verdict,
 ) -> str:  # fmt: skip
     who = f"{baseline.name} 之上加 {_own_name(system)}" if system.base else f"{system.name} 对比 {baseline.name}"
     low, high = (f"{end:+.3f}" for end in interval)
     cost = _cost_zh(extra_ms)
+    if verdict == "no difference" and not interval[0] <= 0 <= interval[1]:
+        luck = f"{queries} 个问题、{pairs} 组对比，可能只是偶然"
+        return f"{who}：{metric} {difference:+.3f}（{low} 到 {high}）{cost}：{luck}"
     if verdict == "no difference":
         return f"{who}：{queries} 个问题看不出 {metric} 有差别（{low} 到 {high}）{cost}"
     said = {
@@ -96,6 +101,10 @@ def _sentence_zh(
         "too small": "差别太小，没有实际意义",
     }[verdict]  # fmt: skip
     return f"{who}：{metric} {difference:+.3f}（{low} 到 {high}）{cost}：{said}"
+
+
+def _luck(queries: int, pairs: int) -> str:
+    return f"may be chance, with {queries} questions and {pairs} comparison{'s' * (pairs > 1)}"
 
 
 def _own_name(system: SystemResult) -> str:
