@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from zh_retrieval.cli.table import render
 
 
 class ShowPublished(argparse.Action):
     """Prints the table and ends, as --version does: no folder is needed."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, nargs=0, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         """Print and exit with 0."""

@@ -48,7 +48,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", metavar="FILE.html", help="write a report to look at")
     parser.add_argument("--picture", metavar="FILE.svg|.png", help="draw quality against cost, for a slide")
     parser.add_argument("--json", action="store_true", help="machine-readable")
-    parser.add_argument("--published", action=ShowPublished, help="print C-MTEB's published table with its sources")
+    parser.add_argument("--published", action=ShowPublished, nargs=0, help="print C-MTEB's table with its sources")
     parser.add_argument("--cache", metavar="FOLDER", help="where vectors and scores are kept (default: user's cache)")
     add_load_flags(parser)
 
