@@ -12,7 +12,7 @@ from zh_retrieval import __version__
 from zh_retrieval.cli.console import prepare, say, to_nowhere
 from zh_retrieval.errors import ZhRetrievalError
 
-_COMMANDS = ("models", "download", "embed", "rerank", "demo", "serve", "eval", "bench", "doctor")
+_COMMANDS = ("models", "download", "embed", "rerank", "demo", "serve", "eval", "questions", "label", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

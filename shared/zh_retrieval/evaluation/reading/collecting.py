@@ -33,6 +33,7 @@ class Collector:
         self.queries: dict[str, str] = {}
         self.corpus: dict[str, Passage] = {}
         self.qrels: dict[str, dict[str, int]] = {}
+        self.synthetic = False
         self._rows = 0
         self._notes: dict[str, list[str]] = {}
 
@@ -41,11 +42,13 @@ class Collector:
         self._notes.setdefault(kind, []).append(where)
 
     def add_queries(self, found: Iterable[Row]) -> None:
-        """Take rows with an id and a text."""
+        """Take rows with an id and a text; metadata {"synthetic": true} says that no person asked."""
         for fields, where in found:
             self._rows += 1
             if (name := self._new_id(fields, where, self.queries)) is not None:
                 self.queries[name] = self._text(fields, where)
+                metadata = fields.get("metadata")
+                self.synthetic |= isinstance(metadata, dict) and metadata.get("synthetic") is True
 
     def add_passages(self, found: Iterable[Row]) -> None:
         """Take rows with an id, a text and perhaps a title."""
@@ -85,7 +88,7 @@ class Collector:
             Fault(kind, MESSAGES[kind][0], len(found), self._rows, tuple(found[:5]), MESSAGES[kind][1])
             for kind, found in self._notes.items()
         )
-        return Dataset(name, self.queries, self.corpus, self.qrels, split=split, faults=faults)
+        return Dataset(name, self.queries, self.corpus, self.qrels, split, self.synthetic, faults)
 
     def _new_id(self, fields: dict[str, Any], where: str, taken: Mapping[str, object]) -> str | None:
         found = _first(fields, _ID)

@@ -1,0 +1,84 @@
+"""Judgements by hand: what is still to be judged, and a file that keeps every answer at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from zh_retrieval.errors import InputError
+from zh_retrieval.evaluation.results import Ranking
+
+Item = tuple[str, str]
+"""Ids of a question and a passage."""
+_HEADER = "query-id\tcorpus-id\tscore\n"
+_COLUMNS = 3
+
+
+def pool(rankings: Sequence[Mapping[str, Ranking]], query_ids: Sequence[str], depth: int) -> list[Item]:
+    """Return the pairs to judge: what any system has among its first `depth`, question by question.
+
+    Passages stand in the order of their ids, not of a system's ranks: a judge who sees who found what, judges that.
+    """
+    return [
+        (query, name)
+        for query in query_ids
+        for name in sorted({name for found in rankings if query in found for name in found[query].ids[:depth]})
+    ]
+
+
+class Labels:
+    """A qrels file in BEIR's form that is replaced as a whole after every answer: killed at any time, it is complete.
+
+    The answers stand in the order given, so that `undo` takes the last one back after a restart too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what was answered before.
+
+        Raises:
+            InputError: The file is not in BEIR's form.
+        """
+        self._path = path
+        self._grades: dict[Item, int] = {}
+        if path.exists():
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], 2):
+                fields = line.split("\t")
+                if len(fields) != _COLUMNS or not fields[2].isdecimal():
+                    raise InputError(f"{path}:{number}: expected query, passage and grade with tabs, found {line!r}.")
+                self._grades[fields[0], fields[1]] = int(fields[2])
+
+    def __contains__(self, item: Item) -> bool:
+        """Return True if the pair is judged."""
+        return item in self._grades
+
+    def __len__(self) -> int:
+        """Return how many pairs are judged."""
+        return len(self._grades)
+
+    def put(self, item: Item, grade: int) -> None:
+        """Keep a judgement: 0 wrong, 1 and more right."""
+        self._grades.pop(item, None)  # the last answer stands last
+        self._grades[item] = grade
+        self._save()
+
+    def undo(self) -> Item | None:
+        """Take the last judgement back and return its pair; None if there is none."""
+        if not self._grades:
+            return None
+        item, _ = self._grades.popitem()
+        self._save()
+        return item
+
+    def _save(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{query}\t{name}\t{grade}\n" for (query, name), grade in self._grades.items()]
+        temporary = self._path.with_name(f".{self._path.name}.tmp{os.getpid()}")
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as out:
+                out.write(_HEADER + "".join(lines))
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(self._path)
+        finally:
+            temporary.unlink(missing_ok=True)
