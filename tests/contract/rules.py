@@ -150,12 +150,12 @@ RULES = (
     Rule(
         "dictionaries hold what changes vectors",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        FIELDS, "exclude=None if option.changes_results else True", "exclude=True",
+        FIELDS, "exclude = None if option.changes_results else True", "exclude = True",
     ),
     Rule(
         "dictionaries leave out what does not",
         (LLAMA + "test_dictionaries_round_trip_and_hold_what_changes_vectors",),
-        FIELDS, "exclude=None if option.changes_results else True", "exclude=None",
+        FIELDS, "exclude = None if option.changes_results else True", "exclude = None",
     ),
     Rule(
         "pickles hold settings only",

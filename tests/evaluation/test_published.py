@@ -2,7 +2,7 @@ import pytest
 
 import zh_retrieval
 from zh_retrieval.cli.main import main
-from zh_retrieval.evaluation.published import RERANKING, RETRIEVAL, TABLE
+from zh_retrieval.recipes.cmteb import RERANKING, RETRIEVAL, TABLE
 
 
 def test_the_published_table_needs_no_folder(capsys):

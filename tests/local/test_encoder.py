@@ -33,11 +33,13 @@ def test_the_builtin_model_equals_a_plain_float32_bert_with_mean_pooling(encoder
     from transformers import BertConfig, BertModel
 
     from tests.tiny_models import BUILTIN
-    from zh_retrieval.checkpoint import blocks
+    from zh_retrieval.checkpoint.blocks import unpacked
+    from zh_retrieval.checkpoint.tensors import read_tensors
 
     config = BertConfig.from_pretrained(BUILTIN)
     model = BertModel(config, add_pooling_layer=False)
-    model.load_state_dict(blocks.state_dict(BUILTIN), strict=False)
+    weights = unpacked(read_tensors([BUILTIN / "model.q4.safetensors"]))
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()}, strict=False)
     ids = Tokenizer.from_file(str(BUILTIN / "tokenizer.json")).encode("query: 如何泡绿茶？").ids
     with torch.no_grad():
         expected = model.eval()(torch.tensor([ids])).last_hidden_state[0].mean(0)

@@ -13,7 +13,7 @@ class ShowPublished(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         """Print and exit with 0."""
-        from zh_retrieval.evaluation.published import NOTES, RERANKING, RETRIEVAL, TABLE
+        from zh_retrieval.recipes.cmteb import NOTES, RERANKING, RETRIEVAL, TABLE
 
         header = ("model", *RETRIEVAL, "average", *RERANKING)
         rows = []

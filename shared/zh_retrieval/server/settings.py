@@ -44,7 +44,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.models and not self.handles:
-            raise ConfigError("There is no model to serve. Name one: models=('bge-base-zh',).")
+            raise ConfigError("There is no model to serve. Name one: models=(NAME,).")
         if any(not key or key != key.strip() or not key.isascii() for key in self.keys):
             raise ConfigError("A key must be ASCII text without spaces around it, and not empty.")
         for name in ("max_texts", "max_body_bytes", "max_queue_tokens"):
