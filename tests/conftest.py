@@ -1,11 +1,15 @@
 """Fixtures that many tests share: the built-in model, loaded once."""
 
 import logging
+import signal
 
 import pytest
 
 import zh_retrieval as zr
 from tests.depth import DEPTH
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's job in the background, which programs of ours inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

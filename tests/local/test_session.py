@@ -348,11 +348,9 @@ def run_child(code, *arguments):
 
 @pytest.mark.parametrize(("ending", "status"), [("pass", 0), ("os.kill(os.getpid(), signal.SIGINT)", 130)])
 def test_the_interpreter_ends_cleanly_while_weights_load(ending, status):
-    # What starts a job in the background has it ignore the signal, and children inherit that.
     result = run_child(f"""
 import os, signal, sys, threading, time, torch
 from zh_retrieval import process
-signal.signal(signal.SIGINT, signal.default_int_handler)
 def load():
     weights = torch.rand(1500, 1500)
     while True:

@@ -47,13 +47,13 @@ class MtebEncoder:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the cosine of every pair as a tensor (N, M)."""
-        from mteb.similarity_functions import cos_sim
+        from mteb.similarity_functions import cos_sim  # pyright: ignore[reportMissingImports]
 
         return cos_sim(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the cosine of row i and row i as a tensor (N,)."""
-        from mteb.similarity_functions import pairwise_cos_sim
+        from mteb.similarity_functions import pairwise_cos_sim  # pyright: ignore[reportMissingImports]
 
         return pairwise_cos_sim(embeddings1, embeddings2)
 
@@ -79,7 +79,7 @@ def _texts(batches: Batches) -> list[str]:
 
 def _meta(model: Model, **facts: Any) -> Any:
     try:
-        from mteb.models.model_meta import ModelMeta, ScoringFunction
+        from mteb.models.model_meta import ModelMeta, ScoringFunction  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError("mteb is not installed. Run: pip install mteb") from None
     return ModelMeta.create_empty(
