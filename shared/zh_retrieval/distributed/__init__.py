@@ -1,4 +1,4 @@
-"""Corpora over a Ray cluster. Needs the extra `ray`, which nothing imports before it is used."""
+"""Corpora and a service over a Ray cluster. Needs the extra `ray`, which nothing imports before it is used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from zh_retrieval.distributed.dataset import embed_dataset
     from zh_retrieval.distributed.indexing import build_faiss, read_parts, upload_qdrant
     from zh_retrieval.distributed.mapping import EmbedDocuments, ScorePairs
+    from zh_retrieval.distributed.serving import serve_app
 
 _HOME_OF = {
     "EmbedDocuments": "zh_retrieval.distributed.mapping",
@@ -16,10 +17,11 @@ _HOME_OF = {
     "build_faiss": "zh_retrieval.distributed.indexing",
     "embed_dataset": "zh_retrieval.distributed.dataset",
     "read_parts": "zh_retrieval.distributed.indexing",
+    "serve_app": "zh_retrieval.distributed.serving",
     "upload_qdrant": "zh_retrieval.distributed.indexing",
 }
 
-__all__ = ["EmbedDocuments", "ScorePairs", "build_faiss", "embed_dataset", "read_parts", "upload_qdrant"]
+__all__ = ["EmbedDocuments", "ScorePairs", "build_faiss", "embed_dataset", "read_parts", "serve_app", "upload_qdrant"]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ class App:
 
     def __reduce__(self) -> Any:
         """Travel as settings."""
-        return App, (self.settings,)
+        return type(self), (self.settings,)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or live for as long as the host does."""
@@ -80,6 +80,11 @@ class App:
     def busy(self) -> bool:
         """Return True while requests are under way."""
         return self._running is not None and self._running.flying > 0
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """Return what is wrong; None for nothing."""
+        return "The server was not started." if self._running is None else self._running.health.why_not_ready
 
     async def stop(self) -> None:
         """Free the models."""

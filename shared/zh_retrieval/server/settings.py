@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from zh_retrieval.errors import ConfigError
 from zh_retrieval.recipes.spec import ModelSpec
 
 Start = Literal["background", "complete"]
+
+KEYS_VARIABLE = "ZH_RETRIEVAL_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is {value!r}, expected a positive whole number.")
+
+
+def keys_of_environment() -> tuple[str, ...]:
+    """Return the keys in ZH_RETRIEVAL_API_KEY, which commas part."""
+    return tuple(key for key in (part.strip() for part in os.environ.get(KEYS_VARIABLE, "").split(",")) if key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from zh_retrieval.server.settings import Settings
 
 HELP = "serve models over HTTP, in OpenAI's, TEI's, Jina's and Cohere's dialects and our own"
-_KEYS = "ZH_RETRIEVAL_API_KEY"
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -47,26 +45,29 @@ def run(arguments: argparse.Namespace) -> int:
         from zh_retrieval.server.app import App
         from zh_retrieval.server.host import Host
         from zh_retrieval.server.logs import log_requests
+        from zh_retrieval.server.settings import KEYS_VARIABLE
     except ModuleNotFoundError as error:
         raise MissingExtraError(f'{error.name} is not installed. Run: pip install "zh-retrieval[server]"') from error
     log_requests(arguments.log)
     settings = _settings(arguments)
     if not settings.keys and arguments.host not in ("127.0.0.1", "::1", "localhost"):
-        say(f"everybody who reaches {arguments.host} may ask: set {_KEYS} to a key, and put a proxy with TLS before it")
+        say(
+            f"everybody who reaches {arguments.host} may ask: "
+            f"set {KEYS_VARIABLE} to a key, and put a proxy with TLS before it"
+        )
     host = Host(App(settings), arguments.host, arguments.port, arguments.drain, lambda url: _announce(url, settings))
     host.run()
     return 0 if host.started and not host.failed else 2
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    from zh_retrieval.server.settings import Settings
+    from zh_retrieval.server.settings import Settings, keys_of_environment
 
     options = {name: value for name, value in load_options(arguments).items() if name != "max_queue_tokens"}
-    keys = tuple(key for key in (part.strip() for part in os.environ.get(_KEYS, "").split(",")) if key)
     return Settings(
         models=tuple(arguments.model or (DEFAULT_ENCODER,)),
         options=options,
-        keys=keys,
+        keys=keys_of_environment(),
         max_texts=arguments.max_texts,
         max_body_bytes=arguments.max_body_bytes,
         max_queue_tokens=arguments.max_queue_tokens,
