@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.types import Message, Receive, Scope, Send
+from typing import TYPE_CHECKING
 
 from zh_retrieval.server.app import App
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
 
 _REQUEST_ID = b"x-request-id"
 
