@@ -7,6 +7,7 @@ import pytest
 
 import zh_retrieval as zr
 from tests.depth import DEPTH
+from tests.engines import ENGINES, computed_by
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's job in the background, which programs of ours inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,3 +38,10 @@ def encoder():
     """Return the built-in model in float32 on the CPU."""
     with zr.load_encoder("e5-small-zh", device="cpu", dtype="float32", private=True) as loaded:
         yield loaded
+
+
+@pytest.fixture(params=ENGINES)
+def each_engine(request):
+    """Have what the test loads computed by each engine in turn."""
+    with computed_by(request.param):
+        yield request.param

@@ -20,8 +20,10 @@ from zh_retrieval.ranking import rank_scores
 TYPES = typing.get_type_hints(LoadOptions)
 ADAPTERS = (lc.ModelScopeEmbeddings, lc.BGEReranker, lc.RankingGPTReranker, lc.ModelScopeReranker,
             li.ModelScopeEmbedding, li.BGEReranker, li.RankingGPTReranker, li.ModelScopeReranker)  # fmt: skip
-SAID = {"device": "cuda:3", "dtype": "float16", "cache_dir": "/said", "local_files_only": "yes", "api_key": "said"}
-GIVEN = {"device": "auto", "dtype": "auto", "cache_dir": None, "local_files_only": False, "api_key": None}
+SAID = {"device": "cuda:3", "dtype": "float16", "cache_dir": "/said", "local_files_only": "yes", "api_key": "said",
+        "threads": "3"}  # fmt: skip
+GIVEN = {"device": "auto", "dtype": "auto", "cache_dir": None, "local_files_only": False, "api_key": None,
+         "threads": None}  # fmt: skip
 
 
 def make(cls, **settings):
@@ -82,7 +84,7 @@ def test_every_flag_is_an_option_and_none_is_left_out():
 @pytest.mark.parametrize("name", ENVIRONMENT)
 def test_the_environment_replaces_a_default_and_an_argument_wins_even_if_it_is_the_default(name, monkeypatch):
     monkeypatch.setenv(ENVIRONMENT[name], SAID[name])
-    expected = True if name == "local_files_only" else SAID[name]
+    expected = {"local_files_only": True, "threads": 3}.get(name, SAID[name])
     assert getattr(LoadOptions.given(), name) == expected
     assert getattr(LoadOptions.given(**{name: GIVEN[name]}), name) == GIVEN[name]
 
@@ -96,6 +98,13 @@ def test_an_adapters_argument_wins_over_the_environment(cls, name, monkeypatch):
     assert name not in unsaid.load_options()
     for made in (said, assigned, said.model_copy()):
         assert getattr(LoadOptions.given(**made.load_options()), name) == GIVEN[name]
+
+
+@pytest.mark.parametrize("threads", ["many", "0", "-1", "1.5", "②"])
+def test_an_environment_without_a_number_of_threads_is_refused(threads, monkeypatch):
+    monkeypatch.setenv("ZH_RETRIEVAL_THREADS", threads)
+    with pytest.raises(zr.ConfigError, match=r"^ZH_RETRIEVAL_THREADS=.* must be a positive whole number"):
+        LoadOptions.given()
 
 
 def test_an_offline_environment_gives_way_to_an_explicit_false(monkeypatch, tmp_path):
@@ -177,7 +186,7 @@ def test_an_unknown_option_is_a_type_error_that_says_what_was_meant():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dtype": "int8"}, {"quantization": "int4"}, {"overflow": "cut"}, {"when_full": "drop"}, {"private": "yes"},
+    [{"dtype": "int8"}, {"quantization": "int3"}, {"overflow": "cut"}, {"when_full": "drop"}, {"private": "yes"},
      {"compile": 1}, {"local_files_only": None}, {"revision": 3}, {"revision": " "}],
 )  # fmt: skip
 def test_every_option_is_checked(wrong):

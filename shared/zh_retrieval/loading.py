@@ -78,12 +78,12 @@ def _acquire(
     options.check(task)
     check_dimensions(spec, options.dimensions, None if options.path else spec.dimension)
     device = resolve_device(options.device)
-    if options.quantization == "int8" and device.type != "cpu":
-        raise ConfigError(f"quantization='int8' runs on the CPU, not on {device}. Leave it out, or device='cpu'.")
-    if options.compile and device.type != "cuda":
+    if options.quantization is not None and device != "cpu":
         raise ConfigError(
-            f"compile=True is for CUDA; on {device} weights are laid out beforehand instead. Leave it out."
+            f"quantization={options.quantization!r} runs on the CPU, not on {device}. Leave it out, or device='cpu'."
         )
+    if options.compile and not device.startswith("cuda"):
+        raise ConfigError(f"compile=True is for CUDA, not for {device}. Leave it out.")
     source, spec = find_source(spec, options, show_progress)
     model = share(spec, options, source, device)
     try:

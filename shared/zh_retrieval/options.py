@@ -21,7 +21,7 @@ from zh_retrieval.errors import ConfigError
 from zh_retrieval.recipes.spec import Task
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["int8"]
+Quantization = Literal["int8", "int4"]
 Overflow = Literal["truncate", "error", "window"]
 WhenFull = Literal["wait", "refuse"]
 DialectName = Literal["zh-retrieval", "tei", "openai"]
@@ -58,7 +58,8 @@ class Option:
         said = os.environ.get(self.environment, "").strip() if self.environment else ""
         if isinstance(self.default, bool):
             return said.lower() in ("1", "true", "yes", "on") or None
-        return self.check(str(self.environment), said) if said else None
+        number = self.check in checks.NUMBERS and said.isdecimal()
+        return self.check(str(self.environment), int(said) if number else said) if said else None
 
 
 def _about(
@@ -94,7 +95,12 @@ class LoadOptions:
         environment="ZH_RETRIEVAL_DTYPE", choices=get_args(Dtype),
     ))
     quantization: Quantization | None = field(default=None, metadata=_about(
-        '"int8" on the CPU', results=True, choices=get_args(Quantization),
+        'weights rounded to "int8", or to "int4" for decoders, on the CPU', results=True,
+        choices=get_args(Quantization),
+    ))
+    threads: int | None = field(default=None, metadata=_about(
+        "threads that compute on the CPU; by default as many as affinity and cgroup give the process",
+        checks.whole_number, results=False, environment="ZH_RETRIEVAL_THREADS",
     ))
     max_length: int | None = field(default=None, metadata=_about(
         "tokens of a sequence, special tokens included; the model's own by default", checks.tokens, results=True,
@@ -194,6 +200,7 @@ class LoadKwargs(TypedDict, total=False):
     device: str
     dtype: Dtype
     quantization: Quantization | None
+    threads: int | None
     max_length: int | None
     revision: str | None
     cache_dir: str | Path | None

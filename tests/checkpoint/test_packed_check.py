@@ -6,7 +6,8 @@ from tokenizers import Tokenizer
 
 import zh_retrieval as zr
 from tests.parity.causal_configs import build, model_class
-from zh_retrieval.checkpoint.load import Placement, load_checkpoint, read_config
+from zh_retrieval.checkpoint.folder import open_folder, read_config
+from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.checkpoint.packed_check import PackedCheck
 from zh_retrieval.layers import attention
 from zh_retrieval.models.causal_lm import causal_lm
@@ -17,8 +18,8 @@ SPEC = zr.get_spec("rankinggpt")
 
 
 def checkpoint(family, folder, **sizes):
-    loaded = load_checkpoint(build(family, folder, **sizes), SPEC, Placement(torch.float32), trusted_sizes=True)
-    return loaded.parts, loaded.tokenizer
+    opened = open_folder(build(family, folder, **sizes), SPEC, trusted_sizes=True)
+    return load_checkpoint(opened, SPEC, Placement(torch.float32)), opened.tokenizer
 
 
 def count_passes(module):

@@ -171,7 +171,7 @@ def test_a_missing_bin_shard_is_named(qwen):
 def test_a_qwen_tensor_of_the_wrong_shape_is_an_error(qwen):
     name = next(name for name in torch.load(qwen / FIRST, weights_only=True) if name.endswith("mlp.w1.weight"))
     change(qwen / FIRST, lambda weights: weights.update({name: weights[name][:, :-1].clone()}))
-    refuse(qwen, r"wrong shape: model\.layers\.\d\.mlp\.up_proj\.weight .* instead of ", "rankinggpt")
+    refuse(qwen, r"wrong shape: layers\.\d\.mlp\.up_proj\.weight .* instead of ", "rankinggpt")
 
 
 def test_a_qwen_tensor_that_cannot_be_parted_is_an_error(qwen):

@@ -103,7 +103,7 @@ RULES = (
     Rule(
         "the cache namespace tells apart what changes vectors",
         (LANGCHAIN + "test_cache_namespace_tells_apart_what_changes_vectors",),
-        IDENTITY, '"float32" if options.quantization == "int8" else dtype', "None",
+        IDENTITY, "computed_dtype(options, resolve_device(options.device))", "None",
     ),
     Rule(
         "the cache namespace holds the instruction",

@@ -67,7 +67,7 @@ def server(cluster, args):
 
 def replicas():
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         try:
             line = " ".join(process.cmdline())
         except psutil.Error:

@@ -11,6 +11,7 @@ import zh_retrieval as zr
 from tests import golden
 from tests.golden.recipe import write
 from tests.tiny_models import tiny_bert, tiny_mistral
+from zh_retrieval.checkpoint.folder import open_folder
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.engine.compile import Compiled
 from zh_retrieval.engine.torch_engine import TorchEngine
@@ -34,7 +35,7 @@ def loaded(request, tmp_path):
         write(Path(golden.__file__).parent / "jina", tmp_path)
     else:
         (tiny_bert if spec.architecture == "bert" else tiny_mistral)(tmp_path)
-    return load_checkpoint(tmp_path, spec, Placement(torch.float32), trusted_sizes=True).parts.body, spec
+    return load_checkpoint(open_folder(tmp_path, spec, trusted_sizes=True), spec, Placement(torch.float32)).body, spec
 
 
 @pytest.mark.slow

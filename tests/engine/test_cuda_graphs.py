@@ -10,6 +10,7 @@ import torch
 
 import zh_retrieval as zr
 from tests import golden
+from tests.engines import load_by
 from tests.golden.recipe import write
 from tests.tiny_models import tiny_bert, tiny_mistral, tiny_xlmr_reranker
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
@@ -51,13 +52,14 @@ def engine(request, tmp_path_factory):
     options = {"path": folder, "device": "cpu", "dtype": "float32"}
     if request.param == "xlm-roberta":
         tiny_xlmr_reranker(folder)
-        handle = zr.load_reranker("bge-reranker-large", **options)
+        handle = load_by("torch", zr.load_reranker, "bge-reranker-large", **options)
     elif request.param == "jina":
         write(Path(golden.__file__).parent / "jina", folder)
-        handle = zr.load_encoder("jina-base-zh", **options)
+        handle = load_by("torch", zr.load_encoder, "jina-base-zh", **options)
     else:
         {"bert": tiny_bert, "mistral": tiny_mistral}[request.param](folder)
-        handle = zr.load_encoder({"bert": "bge-base-zh", "mistral": "e5-mistral"}[request.param], **options)
+        name = {"bert": "bge-base-zh", "mistral": "e5-mistral"}[request.param]
+        handle = load_by("torch", zr.load_encoder, name, **options)
     with handle:
         yield handle._model.engine
 

@@ -29,7 +29,7 @@ def engine(folder):
 
     def build():
         weights = Weights(read_tensors(weight_files(folder)), weight_files(folder), "bert.")
-        hidden, inputs = encoders.bert(sizes, weights, first=True)
+        hidden, inputs = encoders.body(sizes, weights, first=True)
         weights.check()
         return ops.model([hidden], inputs)
 

@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 import zh_retrieval as zr
+from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
 from zh_retrieval.layers.alibi import alibi_attention, attend_flex, document_blocks, slopes
 from zh_retrieval.layers.packing import pack
@@ -22,9 +23,13 @@ MODEL = "jina-embeddings-v2-base-zh"
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    folder = write(CASE, tmp_path_factory.mktemp("jina"))
-    with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32") as loaded:
+def folder(tmp_path_factory):
+    return write(CASE, tmp_path_factory.mktemp("jina"))
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def encoder(folder, request):
+    with load_by(request.param, zr.load_encoder, MODEL, path=folder, device="cpu", dtype="float32") as loaded:
         yield loaded
 
 
@@ -39,11 +44,12 @@ def test_vectors_packed_equal_the_reference(encoder):
     np.testing.assert_allclose(vectors, [case["mean_normalized"] for case in CASES], atol=5e-5)
 
 
-def test_first_and_last_rows_equal_the_reference(encoder):
+def test_first_and_last_rows_equal_the_reference(folder):
     batch = pack([Tokens(case["input_ids"]) for case in CASES], torch.device("cpu"))
-    body = encoder._model.engine._body
-    with torch.inference_mode():
-        hidden = body(input_ids=batch.input_ids, packed=batch.layout)[0][0].numpy()
+    with load_by("torch", zr.load_encoder, MODEL, path=folder, device="cpu", dtype="float32", private=True) as loaded:
+        body = loaded._model.engine._body
+        with torch.inference_mode():
+            hidden = body(input_ids=batch.input_ids, packed=batch.layout)[0][0].numpy()
     for case, start, length in zip(CASES, batch.layout.starts, batch.layout.lengths, strict=True):
         np.testing.assert_allclose(hidden[start], case["first_token"], atol=5e-5)
         np.testing.assert_allclose(hidden[start + length - 1], case["last_token"], atol=5e-5)

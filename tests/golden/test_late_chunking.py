@@ -15,6 +15,7 @@ from llama_index.core.schema import Document as LlamaDocument
 import zh_retrieval as zr
 from langchain_zh_retrieval import ModelScopeEmbeddings, late_chunks
 from llama_index_zh_retrieval import LateChunkNodeParser, ModelScopeEmbedding
+from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
 from zh_retrieval.chunking import sentence_spans
 from zh_retrieval.layers.packing import pack
@@ -31,26 +32,34 @@ def folder(tmp_path_factory):
     return write(CASE, tmp_path_factory.mktemp("jina"))
 
 
-@pytest.fixture(scope="module")
-def encoder(folder):
-    with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32") as loaded:
+@pytest.fixture(scope="module", params=ENGINES)
+def encoder(folder, request):
+    with load_by(request.param, zr.load_encoder, MODEL, path=folder, device="cpu", dtype="float32") as loaded:
         yield loaded
 
 
-def hidden_of(encoder, ids):
+@pytest.fixture(scope="module")
+def body(folder):
+    """Return the model's body, of whose hidden states chunks are means."""
+    options = {"path": folder, "device": "cpu", "dtype": "float32", "private": True}
+    with load_by("torch", zr.load_encoder, MODEL, **options) as loaded:
+        yield loaded._model.engine._body
+
+
+def hidden_of(body, ids):
     batch = pack([Tokens(ids)], torch.device("cpu"))
     with torch.inference_mode():
-        return encoder._model.engine._body(input_ids=batch.input_ids, packed=batch.layout)[0][0]
+        return body(input_ids=batch.input_ids, packed=batch.layout)[0][0]
 
 
 def pooled(rows):
     return torch.nn.functional.normalize(rows.mean(0), dim=0).numpy()
 
 
-def test_spans_over_the_whole_text_are_the_pooled_tokens_of_the_full_forward(encoder):
+def test_spans_over_the_whole_text_are_the_pooled_tokens_of_the_full_forward(encoder, body):
     spans = sentence_spans(TEXT, 20)
     ids = encoder._model.tokenizer.ids([TEXT])[0]
-    hidden = hidden_of(encoder, encoder._model.tokenizer.frame(ids, 8192))[1:-1]
+    hidden = hidden_of(body, encoder._model.tokenizer.frame(ids, 8192))[1:-1]
     assert len(ids) == len(TEXT)  # one character is one token here, so spans of characters are spans of tokens
     expected = [pooled(hidden[start:end]) for start, end in spans]
     np.testing.assert_allclose(encoder.encode_chunks(TEXT, spans), expected, atol=1e-5)
@@ -64,14 +73,14 @@ def test_a_chunk_depends_on_the_rest_of_the_document(encoder):
     assert np.abs(alone - within).max() > 1e-3
 
 
-def test_beyond_the_limit_spans_agree_with_a_full_forward_inside_their_window(folder):
+def test_beyond_the_limit_spans_agree_with_a_full_forward_inside_their_window(folder, body):
     with zr.load_encoder(MODEL, path=folder, device="cpu", dtype="float32", max_length=42) as short:
         tokenizer = short._model.tokenizer
         ids = tokenizer.ids([TEXT])[0]
         windows = macro_windows(len(ids), 40)
         spans = [(n, n + 5) for n in range(0, len(TEXT) - 5, 5)]
         found = short.encode_chunks(TEXT, spans)
-        forwards = [hidden_of(short, tokenizer.frame(ids[low:high], 8192))[1:-1] for low, high in windows]
+        forwards = [hidden_of(body, tokenizer.frame(ids[low:high], 8192))[1:-1] for low, high in windows]
         for (start, end), vector in zip(spans, found, strict=True):
             matches = [
                 np.abs(pooled(hidden[start - low : end - low]) - vector).max()

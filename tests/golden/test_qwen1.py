@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zh_retrieval as zr
+from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
+from zh_retrieval.checkpoint.folder import open_folder, read_config
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.tokenization.tiktoken import qwen_tokenizer
 
@@ -45,9 +47,9 @@ def folder(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("qwen1") / "one")
 
 
-@pytest.fixture(scope="module")
-def reranker(folder):
-    with load(folder) as loaded:
+@pytest.fixture(scope="module", params=ENGINES)
+def reranker(folder, request):
+    with load_by(request.param, load, folder) as loaded:
         yield loaded
 
 
@@ -60,7 +62,7 @@ def test_scores_alone_equal_the_reference(reranker):
 
 
 @pytest.mark.parametrize("layout", [{"shards": 3}, {"as_bin": True}, {"as_bin": True, "shards": 2}])
-def test_every_file_layout_gives_the_same_scores(tmp_path, layout):
+def test_every_file_layout_gives_the_same_scores(tmp_path, layout, each_engine):
     with load(checkpoint(tmp_path / "other", **layout)) as other:
         np.testing.assert_allclose(other.score(PAIRS), SCORES, atol=5e-5)
 
@@ -75,7 +77,6 @@ def test_context_and_query_ids_equal_the_reference(reranker):
 def test_log_probabilities_and_logits_equal_the_reference(folder):
     from transformers import Qwen2ForCausalLM
 
-    from zh_retrieval.checkpoint.load import read_config
     from zh_retrieval.models.qwen1 import qwen1_class, qwen2_config
 
     config = qwen2_config(read_config(folder))
@@ -98,7 +99,7 @@ def test_tokenizer_ids_equal_the_reference():
         assert tokenizer.encode(case["text"], add_special_tokens=False).ids == case["ids"], case["text"]
 
 
-def test_a_missing_tensor_is_an_error_that_names_it(tmp_path):
+def test_a_missing_tensor_is_an_error_that_names_it(tmp_path, each_engine):
     broken = checkpoint(tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
     del weights["transformer.h.1.mlp.w1.weight"]
@@ -107,7 +108,7 @@ def test_a_missing_tensor_is_an_error_that_names_it(tmp_path):
         load(broken)
 
 
-def test_code_in_the_folder_is_never_imported(tmp_path):
+def test_code_in_the_folder_is_never_imported(tmp_path, each_engine):
     poisoned = checkpoint(tmp_path / "poisoned")
     for name in ("modeling_qwen.py", "configuration_qwen.py", "tokenization_qwen.py"):
         (poisoned / name).write_text("raise SystemExit('foreign code ran')", encoding="utf-8")
@@ -132,5 +133,5 @@ def test_ordinary_qwen2_checkpoints_are_not_touched(tmp_path, reranker):
 
 def test_bfloat16_loads_in_bfloat16(folder):
     spec = zr.get_spec("rankinggpt")
-    loaded = load_checkpoint(folder, spec, Placement(torch.bfloat16), trusted_sizes=True)
-    assert {parameter.dtype for parameter in loaded.parts.body.parameters()} == {torch.bfloat16}
+    parts = load_checkpoint(open_folder(folder, spec, trusted_sizes=True), spec, Placement(torch.bfloat16))
+    assert {parameter.dtype for parameter in parts.body.parameters()} == {torch.bfloat16}

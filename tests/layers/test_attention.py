@@ -8,9 +8,9 @@ import torch
 import zh_retrieval as zr
 from zh_retrieval.layers.alibi import alibi_attention
 from zh_retrieval.layers.attention import _has_flash, _varlen_fits, packed_attention
+from zh_retrieval.layers.capped import attend_capped
 from zh_retrieval.layers.masks import band
 from zh_retrieval.layers.packing import Layout, pack
-from zh_retrieval.layers.products import attend_capped, attend_products, by_products
 from zh_retrieval.sequence import Tokens
 
 CPU = torch.device("cpu")
@@ -30,20 +30,8 @@ def layout():
     return pack([Tokens([1] * length) for length in LENGTHS], CPU).layout
 
 
-@pytest.mark.parametrize("scaling", [None, 0.5])
-def test_two_products_are_attention(scaling):
-    q, k, v = operands()
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        *(tensor.transpose(0, 1) for tensor in (q, k, v)), scale=scaling
-    )
-    torch.testing.assert_close(attend_products(q, k, v, scaling), expected.transpose(0, 1), atol=1e-6, rtol=0)
-
-
-def test_bfloat16_on_the_cpu_takes_them_and_stays_close():
-    narrow = operands(torch.bfloat16)
-    assert [by_products(narrow[0], length) for length in (10, 60, 512, 2048)] == [False, True, True, False]
-    assert not by_products(operands()[0], 512)
-    rows = [tensor.transpose(0, 1).unsqueeze(0) for tensor in narrow]  # (1, N, T, D)
+def test_bfloat16_stays_close():
+    rows = [tensor.transpose(0, 1).unsqueeze(0) for tensor in operands(torch.bfloat16)]  # (1, N, T, D)
     found, _ = packed_attention(Layer(), *rows, None, packed=layout())
     expected, _ = packed_attention(Layer(), *(tensor.float() for tensor in rows), None, packed=layout())
     torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=0)

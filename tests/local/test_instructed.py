@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import zh_retrieval as zr
+from tests.engines import ENGINES, load_by
 from tests.golden.test_qwen1 import tiktoken_file
 from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_qwen3, tiny_xlmr_reranker
 from zh_retrieval.tokenization.judgement import judged_texts
@@ -31,9 +32,9 @@ def folder(tmp_path_factory):
     return tiny_qwen3(tmp_path_factory.mktemp("judge"), head=True)
 
 
-@pytest.fixture(scope="module")
-def reranker(folder):
-    with zr.load_reranker("qwen3-reranker-0.6b", path=folder, **OPTIONS) as loaded:
+@pytest.fixture(scope="module", params=ENGINES)
+def reranker(folder, request):
+    with load_by(request.param, zr.load_reranker, "qwen3-reranker-0.6b", path=folder, **OPTIONS) as loaded:
         yield loaded
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import zh_retrieval as zr
+from tests.engines import ENGINES, load_by
 from tests.tiny_models import CHARACTERS, tiny_bert
 from zh_retrieval.tokenization.vocabulary import load_vocabulary
 
@@ -33,9 +34,9 @@ def folder(request, tmp_path_factory):
     return tiny_bert(tmp_path_factory.mktemp("bert"), modules=request.param)
 
 
-@pytest.fixture(scope="module")
-def encoder(folder):
-    with zr.load_encoder("bge-base-zh", path=folder, device="cpu", dtype="float32") as loaded:
+@pytest.fixture(scope="module", params=ENGINES)
+def encoder(folder, request):
+    with load_by(request.param, zr.load_encoder, "bge-base-zh", path=folder, device="cpu", dtype="float32") as loaded:
         yield loaded
 
 

@@ -146,7 +146,7 @@ def test_an_entry_that_is_proved_elsewhere_is(name, row):
 
 
 @pytest.mark.parametrize(("name", "row"), entries(Embedder))
-def test_vectors_equal_the_eager_class(name, row, folder_of):
+def test_vectors_equal_the_eager_class(name, row, folder_of, each_engine):
     from transformers import AutoModel
 
     folder = folder_of(row)
@@ -181,7 +181,7 @@ def assert_scores(name, folder, expected_ids, score):
 
 
 @pytest.mark.parametrize(("name", "row"), entries(CrossEncoder))
-def test_logits_equal_the_eager_class(name, row, folder_of):
+def test_logits_equal_the_eager_class(name, row, folder_of, each_engine):
     from transformers import AutoModelForSequenceClassification
 
     folder = folder_of(row)
@@ -220,7 +220,7 @@ def test_likelihoods_equal_the_eager_class(name, row, folder_of):
 
 
 @pytest.mark.parametrize(("name", "row"), entries(YesNo))
-def test_answers_equal_the_eager_class(name, row, folder_of):
+def test_answers_equal_the_eager_class(name, row, folder_of, each_engine):
     folder = folder_of(row)
     model, tokenizer = causal_model(folder), tokenizer_of(folder)
     yes, no = tokenizer.token_to_id("yes"), tokenizer.token_to_id("no")

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 import zh_retrieval as zr
+from tests.engines import ENGINES, load_by
 from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
 
 SENTENCE = "今天天气很好，我们去公园散步，然后回家做饭。"
@@ -40,9 +41,10 @@ def folder(tmp_path_factory):
     return tiny_xlmr_reranker(tmp_path_factory.mktemp("xlmr"))
 
 
-@pytest.fixture(scope="module")
-def reranker(folder):
-    with zr.load_reranker("bge-reranker-large", path=folder, device="cpu", dtype="float32") as loaded:
+@pytest.fixture(scope="module", params=ENGINES)
+def reranker(folder, request):
+    options = {"path": folder, "device": "cpu", "dtype": "float32"}
+    with load_by(request.param, zr.load_reranker, "bge-reranker-large", **options) as loaded:
         yield loaded
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.depth import examples
-from zh_retrieval.layers.packing import pack, round_up
+from zh_retrieval.layers.packing import pack
 from zh_retrieval.ranking import normalize_scores, rank_scores
 from zh_retrieval.sequence import Tokens, plan
 
@@ -60,29 +60,3 @@ def test_normalised_scores_lie_between_zero_and_one_and_keep_the_order(scores):
     assert all(0 <= value <= 1 for value in values)
     order = np.argsort(scores, kind="stable")
     assert all(values[a] <= values[b] for a, b in pairwise(order))
-
-
-def test_batches_of_the_cpu_come_in_few_sizes_that_are_hardly_larger():
-    sizes = [round_up(total) for total in range(1, 2049)]
-    assert len(set(sizes)) <= 64
-    assert all(0 <= size - total <= max(3, total / 8) for total, size in enumerate(sizes, 1))
-    assert all(round_up(size) == size for size in sizes)
-
-
-def test_what_fills_a_batch_up_is_not_seen(encoder):
-    engine, sizes = encoder._model.engine, []
-    forward = engine._forward
-
-    def watched(body, batch):
-        sizes.append(batch.input_ids.shape[1])
-        return forward(body, batch)
-
-    engine._forward = watched
-    try:
-        three = [Tokens([0, 9, 8, 7, 2]), Tokens([0, 5, 2]), Tokens([0, 6, 6, 6, 2], spans=((1, 2), (2, 4)))]
-        rows = engine.run(three)
-        filled = engine.run([*three, Tokens([0, 4, 2])])
-    finally:
-        engine._forward = forward
-    assert sizes == [16, 16]
-    np.testing.assert_allclose(rows, filled[:4], atol=1e-6)

@@ -117,7 +117,7 @@ class _NullRows:
 class _NullEngine:
     width = 1
     max_batch_tokens = 2048
-    dtype = "float32"
+    device, dtype = "cpu", "float32"
 
     def activate(self) -> AbstractContextManager[object]:
         return nullcontext()

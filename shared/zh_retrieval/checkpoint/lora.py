@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from zh_retrieval.errors import CheckpointError, MissingExtraError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 CONFIG = "adapter_config.json"
 """The file that makes a folder an adapter."""
@@ -85,7 +87,7 @@ def _located(
         match = _KEY.match(key)
         if match is None:
             raise CheckpointError(f"{adapter} changes {key!r}, which is no LoRA update. Merge it with its own program.")
-        if not bool(torch.isfinite(value).all()):
+        if not bool(value.isfinite().all()):
             raise CheckpointError(f"{adapter}: tensor {key!r} holds NaN or Inf. Save the adapter again.")
         names = split(match["layer"]) if split is not None else ()
         names = names or (_suffix(match["layer"], layers),)

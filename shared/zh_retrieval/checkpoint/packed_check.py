@@ -2,8 +2,7 @@
 
 Transformers has some two hundred families, and each may ask of attention, masks and positions what packed rows do not
 give. So the model's own forward, alone and with transformers' plain attention, judges: two sequences, two passes. A
-third pass has both as one packed row; if that is off, a fourth has them padded. On the CPU one more follows when the
-weights are laid out. All are of at most 20 tokens.
+third pass has both as one packed row; if that is off, a fourth has them padded. All are of at most 20 tokens.
 
 Axes: L tokens of a sequence, V vocabulary.
 """
@@ -37,7 +36,6 @@ _WINDOW = 4  # tokens that a sliding window or chunk holds during the check, so 
 _WINDOWS = ("sliding_window", "attention_chunk_size")  # what transformers' masks read from a config
 _EXACT = 1e-3  # distance in float32; rounding gives up to 5e-5, the faults that were seen from 0.07 on
 _ROUGH = {torch.float16: 0.05, torch.bfloat16: 0.1}  # rounding gives up to 0.003 and 0.05
-_ROUNDED = 1e9  # int8: finite
 
 
 class PackedCheck:
@@ -79,17 +77,6 @@ class PackedCheck:
             f"{self._family!r} is not supported: a batch does not give what the model gives alone ({fault}). "
             "Use a model of another family."
         )
-
-    def repeat(self, parts: Parts, *, rounded: bool) -> None:
-        """Check the parts after their weights were laid out anew; rounded to int8, they only have to run.
-
-        Raises:
-            CheckpointError: The result is another one.
-        """
-        with _checking(parts.whole):
-            fault = self._fault(parts, _ROUNDED if rounded else self._tolerance)
-        if fault:
-            raise CheckpointError(f"{self._family!r} is not supported on the CPU{' in int8' * rounded}: {fault}.")
 
     def _alone(self) -> list[torch.Tensor]:
         """Return the model's own logits of each sequence, (L, V)."""

@@ -10,10 +10,15 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zh_retrieval.checkpoint import blocks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 _NUMPY = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16,
@@ -96,14 +101,20 @@ def _typed(raw: np.ndarray, dtype: type) -> np.ndarray:
 def _pickled(file: Path) -> Iterator[tuple[str, Stored]]:
     import torch
 
-    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     for name, tensor in stored.items():
-        kind = names.get(tensor.dtype, "I64")
-        yield name, Stored(kind, (tensor.view(torch.uint16) if kind == "BF16" else tensor).numpy())
+        yield name, _of_torch(tensor)
 
 
-def from_module(module: object) -> dict[str, Stored]:
+def _of_torch(tensor: torch.Tensor) -> Stored:
+    import torch
+
+    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    kind = names.get(tensor.dtype, "I64")
+    return Stored(kind, (tensor.view(torch.uint16) if kind == "BF16" else tensor).numpy())
+
+
+def from_module(module: nn.Module) -> dict[str, Stored]:
     """Return the tensors of a torch module, which has had an adapter merged into it."""
-    state: dict[str, object] = module.state_dict()  # type: ignore[attr-defined]
-    return {name: Stored("F32", tensor.detach().float().numpy()) for name, tensor in state.items()}  # type: ignore[attr-defined]
+    state: dict[str, torch.Tensor] = module.state_dict()
+    return {name: _of_torch(tensor.detach()) for name, tensor in state.items()}

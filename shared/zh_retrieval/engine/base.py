@@ -31,6 +31,11 @@ class Engine(Protocol):
     width: int
 
     @property
+    def device(self) -> object:
+        """Return where it computes, for messages."""
+        ...
+
+    @property
     def max_batch_tokens(self) -> int:
         """Return how many tokens a batch may have."""
         ...

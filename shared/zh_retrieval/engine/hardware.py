@@ -1,22 +1,35 @@
-"""What this machine computes well: devices, CPU features, the dtype that "auto" means."""
+"""What this machine computes well: devices, CPU features, the dtype that "auto" means.
+
+Devices and dtypes go by their names here ("cuda:0", "bfloat16"): importing torch takes a second, and a CPU that a graph
+runs on needs none of it.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
-from typing import Any
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from zh_retrieval.engine.devices import TorchDevice
 from zh_retrieval.errors import ConfigError
 
-_CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
+if TYPE_CHECKING:
+    import torch
+
+    from zh_retrieval.options import LoadOptions
+
+CPU_TOKENS = 2_048
+"""Token budget of a forward pass on a CPU: what its caches hold."""
+
+_GPU_TOKENS = 32_768
 _DEVICE = re.compile(r"(?P<kind>cpu|cuda|mps)(:(?P<index>[0-9]+))?")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the device that a name means.
+def resolve_device(device: str) -> str:
+    """Return the device that a name means: "cpu", "mps", or "cuda:N".
 
     "auto" is CUDA where present, else the CPU (never MPS unasked); "cuda" without a number is torch's current device.
 
@@ -24,52 +37,89 @@ def resolve_device(device: str) -> torch.device:
         ConfigError: There is no such name, or the device is not present.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if _has_cuda() else "cpu"
     found = _DEVICE.fullmatch(device)
     if found is None or (found["kind"] != "cuda" and int(found["index"] or 0) > 0):
         raise ConfigError(f"device={device!r} is unknown. Use 'auto', 'cpu', 'cuda', 'cuda:N' (N from 0) or 'mps'.")
     if found["kind"] == "cuda":
         return _cuda_device(device, found["index"])
-    if found["kind"] == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device='mps' is not present. Use device='cpu'.")
-    return torch.device(found["kind"])
+    if found["kind"] == "mps":
+        import torch
+
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device='mps' is not present. Use device='cpu'.")
+    return found["kind"]
 
 
-def _cuda_device(name: str, index: str | None) -> torch.device:
+def _has_cuda() -> bool:
+    """Return True if torch can compute on CUDA or ROCm; where no driver is installed, torch is not asked."""
+    if "torch" not in sys.modules and not _has_gpu_driver():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@lru_cache(maxsize=1)
+def _has_gpu_driver() -> bool:
+    if os.path.exists("/dev/kfd"):  # ROCm
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _cuda_device(name: str, index: str | None) -> str:
+    import torch
+
     if torch.cuda.is_available():
         number = torch.cuda.current_device() if index is None else int(index)
         if number < torch.cuda.device_count():
-            return torch.device("cuda", number)
+            return f"cuda:{number}"
     raise ConfigError(
         f"device={name!r} is not present: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
         "devices. Use device='cpu', or install a CUDA build of torch."
     )
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that a name means on a device.
+def resolve_dtype(dtype: str, device: str) -> str:
+    """Return the dtype that a name means on a device that `resolve_device` named.
 
     "auto" is bfloat16 where the hardware computes in it (CPU with avx512_bf16 or AMX, CUDA capability 8 and later),
     float16 on older CUDA, else float32: bfloat16 without hardware is about 100 times slower than float32.
     """
     if dtype != "auto":
-        return _DTYPES[dtype]
-    if device.type == "cuda":
+        return dtype
+    if device.startswith("cuda"):
+        import torch
+
         major, _ = torch.cuda.get_device_capability(device)
-        return torch.bfloat16 if major >= 8 else torch.float16
-    if device.type == "cpu" and cpu_computes_bfloat16():
-        return torch.bfloat16
-    return torch.float32
+        return "bfloat16" if major >= 8 else "float16"
+    return "bfloat16" if device == "cpu" and cpu_computes_bfloat16() else "float32"
 
 
+def computed_dtype(options: LoadOptions, device: str) -> str:
+    """Return the dtype that a model of these options computes in; beside rounded weights it is float32."""
+    return "float32" if options.quantization is not None else resolve_dtype(options.dtype, device)
+
+
+@lru_cache(maxsize=1)
 def cpu_computes_bfloat16() -> bool:
-    """Return True if the CPU multiplies bfloat16 matrices in hardware."""
+    """Return True if the CPU multiplies bfloat16 matrices in hardware; OpenVINO says so, or torch where it is not."""
+    if find_spec("openvino") is not None:
+        from zh_retrieval.engine.openvino.engine import capabilities
+
+        return "BF16" in capabilities()
     features = cpu_features()
     return features["avx512_bf16"] or features["amx_bf16"]
 
 
 def cpu_features() -> dict[str, bool]:
     """Return the CPU features that decide about dtype and int8, as torch probes them; False where it cannot tell."""
+    import torch
+
     probes = {
         "avx2": "_is_avx2_supported",
         "avx512": "_is_avx512_supported",
@@ -88,9 +138,11 @@ def default_batch_tokens(device: torch.device, dtype: torch.dtype, sizes: Any) -
         dtype: What the model computes in.
         sizes: Configuration of the transformers body.
     """
+    from zh_retrieval.engine.devices import TorchDevice
+
     free = TorchDevice(device).free_memory()
     if free is None:
-        return _CPU_TOKENS
+        return CPU_TOKENS
     return fitting_tokens(free, _token_bytes(sizes, dtype))
 
 
@@ -103,4 +155,4 @@ def _token_bytes(sizes: Any, dtype: torch.dtype) -> int:
 
 def fitting_tokens(free_bytes: int, token_bytes: int) -> int:
     """Return how many tokens half of the free memory holds, at least what a CPU takes, at most what fills a GPU."""
-    return max(_CPU_TOKENS, min(_GPU_TOKENS, free_bytes // 2 // token_bytes))
+    return max(CPU_TOKENS, min(_GPU_TOKENS, free_bytes // 2 // token_bytes))

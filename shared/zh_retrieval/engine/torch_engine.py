@@ -20,7 +20,7 @@ from zh_retrieval.engine.devices import Device, Event, TorchDevice, is_lost
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.forward import packed_hidden, padded_hidden
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
-from zh_retrieval.layers.packing import pack, round_up
+from zh_retrieval.layers.packing import pack
 from zh_retrieval.layers.readout import Readout
 from zh_retrieval.sequence import Tokens
 
@@ -96,7 +96,6 @@ class TorchEngine:
         self._position_offset = position_offset
         self._forward = packed_hidden if packed else padded_hidden
         self._graphs = graphs
-        self._rounds = packed and device.type == "cpu"
         self._runtime: Device = TorchDevice(device) if runtime is None else runtime
 
     @property
@@ -168,13 +167,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _launch(self, tokens: Sequence[Tokens], graphs: QueryGraphs | None) -> Pending:
-        total = sum(len(item.ids) for item in tokens)
-        fill = round_up(total) - total if self._rounds else 0
-        if fill:
-            tokens = [*tokens, Tokens([0] * fill, targets=(0,))]  # a sequence of its own: no other result sees it
         batch = pack(tokens, self.device, self._position_offset)
         hidden = graphs.hidden(batch) if graphs else None
         rows = self._readout(self._forward(self._body, batch) if hidden is None else hidden, batch)
-        if fill:
-            rows = rows[:-1]
         return Pending(*self._runtime.to_host(rows))

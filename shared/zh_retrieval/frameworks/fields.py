@@ -43,6 +43,7 @@ class LoadFields(BaseModel):
     device: str = _option("device")
     dtype: Dtype = _option("dtype")
     quantization: Quantization | None = _option("quantization")
+    threads: int | None = _option("threads")
     max_length: int | None = _option("max_length")
     revision: str | None = _option("revision")
     cache_dir: str | Path | None = _option("cache_dir")

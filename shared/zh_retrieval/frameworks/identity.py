@@ -27,11 +27,10 @@ def identity(spec: ModelSpec, options: LoadOptions) -> dict[str, Any]:
     """
     if options.base_url is not None:
         return _remote(spec, options)
-    from zh_retrieval.engine.hardware import resolve_device, resolve_dtype
+    from zh_retrieval.engine.hardware import computed_dtype, resolve_device
 
-    dtype = str(resolve_dtype(options.dtype, resolve_device(options.device))).removeprefix("torch.")
     chosen = {name: getattr(options, name) for name, option in OPTIONS.items() if option.changes_results}
-    chosen |= {"dtype": "float32" if options.quantization == "int8" else dtype}
+    chosen |= {"dtype": computed_dtype(options, resolve_device(options.device))}
     recipe = {"recipe": recipe_fields(spec), "recipe_version": RECIPE_VERSION}
     return chosen | recipe | {"weights": _weights(spec, options)}
 

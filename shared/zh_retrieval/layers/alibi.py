@@ -19,7 +19,7 @@ from zh_retrieval.layers.attention import attend_masked
 from zh_retrieval.layers.masks import same_sequence
 from zh_retrieval.layers.memory import is_out_of_memory
 from zh_retrieval.layers.packing import Layout, Run, group, to_device
-from zh_retrieval.layers.products import attend_products, by_products
+from zh_retrieval.layers.slopes import slopes
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -30,18 +30,6 @@ _BLOCK_ELEMENTS = 12 * 128 * 8192  # bias elements that exist at once: 50 MB in 
 _FLEX_LENGTH = 1024  # tokens from which CUDA uses flex_attention: a shorter bias is cheap
 _FLEX_RUNS = 4  # different lengths from which it does: otherwise each layer starts a few kernels for each length
 _FLEX_BLOCK = 128  # tokens of a block that is computed or skipped as a whole
-
-
-def slopes(heads: int) -> list[float]:
-    """Return the slope of each head.
-
-    A power of two n gives s, s^2, ... with s = 2^(-8/n); otherwise the slopes of the lower power of two are followed by
-    every other slope of the next one.
-    """
-    lower = 2 ** (heads.bit_length() - 1)
-    first = [2 ** (-8 * (index + 1) / lower) for index in range(lower)]
-    second = [2 ** (-8 * (index + 1) / (2 * lower)) for index in range(0, 2 * lower, 2)]
-    return [*first, *second][:heads]
 
 
 @lru_cache(maxsize=8)
@@ -83,12 +71,6 @@ def _attend_runs(
     out = torch.empty_like(q)
     heads, size_of_head = q.shape[1], q.shape[2]
     for start, size, length in runs:
-        if by_products(q, length):
-            whole = _bias(length, 0, length, slope)[0].to(q.dtype)
-            for low in range(start, start + size * length, length):
-                part = slice(low, low + length)
-                out[part] = attend_products(q[part], k[part], v[part], bias=whole)
-            continue
         rows = slice(start, start + size * length)
         sq, sk, sv = (t[rows].view(size, length, heads, size_of_head).transpose(1, 2) for t in (q, k, v))
         target = out[rows].view(size, length, heads, size_of_head)

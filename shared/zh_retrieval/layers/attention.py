@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import library, nn
 
 from zh_retrieval.errors import CheckpointError
+from zh_retrieval.layers.capped import attend_capped
 from zh_retrieval.layers.masks import band, same_sequence
 from zh_retrieval.layers.packing import Layout, Run, group
-from zh_retrieval.layers.products import attend_capped, attend_products, by_products
 
 NAME = "zh_packed"
 
@@ -164,7 +164,7 @@ def _attend_runs(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One unmasked SDPA call for each run of equal lengths, or two products for each sequence."""
+    """One unmasked SDPA call for each run of equal lengths; two products for each sequence where SDPA cannot."""
     out = _empty_out(q, v)
     grouped = q.shape[1] != k.shape[1]
     for start, size, length in runs:
@@ -174,11 +174,6 @@ def _attend_runs(
             for low in range(start, start + size * length, length):
                 part = slice(low, low + length)
                 out[part] = attend_capped(q[part], k[part], v[part], seen, scaling, softcap, sinks)
-            continue
-        if not causal and by_products(q, length):
-            for low in range(start, start + size * length, length):
-                part = slice(low, low + length)
-                out[part] = attend_products(q[part], k[part], v[part], scaling)
             continue
         sq, sk, sv = (
             t[rows].view(size, length, t.shape[1], t.shape[2]).transpose(1, 2) for t in (q, k, v)

@@ -64,18 +64,6 @@ class PackedBatch:
     layout: Layout
 
 
-def round_up(total: int) -> int:
-    """Return the size that a CPU batch of `total` tokens is filled up to: one of few.
-
-    It is larger by an eighth at most, by 3 below 24. oneDNN prepares kernels for each size it meets and keeps them,
-    megabytes for each: left as they come, sizes cost memory up to its limit of 1024 kernels, and time each.
-    """
-    step = 4
-    while step < 64 and total > 16 * step:
-        step *= 2
-    return -(-total // step) * step
-
-
 def group(lengths: Sequence[int]) -> tuple[Run, ...]:
     """Return the runs of equal length of sequences that lie one after the other."""
     runs: list[Run] = []

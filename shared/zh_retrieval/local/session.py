@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from zh_retrieval.base import Model
 from zh_retrieval.errors import ClosedError, ConfigError
 from zh_retrieval.local.call import Call, Flight, Limits, snapshot, tokenizers
@@ -19,6 +17,8 @@ from zh_retrieval.sequence import Tokens
 from zh_retrieval.validation import check_text
 
 if TYPE_CHECKING:
+    import torch
+
     from zh_retrieval.local.sharing import LoadedModel
     from zh_retrieval.tokenization.tokenizer import TextTokenizer
 
@@ -40,7 +40,8 @@ class Session(Model):
         self.spec = spec
         self.max_length = max_length
         self.folder: Path = model.folder
-        self._device, self._dtype, self._width = model.engine.device, model.engine.dtype, model.engine.width
+        self._device, self._dtype = str(model.engine.device), str(model.engine.dtype).removeprefix("torch.")
+        self._width = model.engine.width
         self._model = model
         self._overflow: Overflow = overflow
         self._limits = limits or Limits()
@@ -70,12 +71,17 @@ class Session(Model):
     @property
     def device(self) -> torch.device:
         """Return where the model computes."""
-        return self._device
+        import torch
+
+        return torch.device(self._device)
 
     @property
     def dtype(self) -> torch.dtype:
         """Return what the model computes in; results are float32 always."""
-        return self._dtype
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self._dtype)
+        return dtype
 
     def warmup(self) -> None:
         """Compute made-up sequences of 8 tokens up to a full batch, so that the first real call is not the slow one.
@@ -111,8 +117,7 @@ class Session(Model):
 
     def __repr__(self) -> str:
         """Return the model, where it computes and in what."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{type(self).__name__}({self.spec.name!r}, device={str(self.device)!r}, dtype={dtype!r})"
+        return f"{type(self).__name__}({self.spec.name!r}, device={self._device!r}, dtype={self._dtype!r})"
 
     def __reduce__(self) -> Any:
         """Refuse: weights do not travel between processes."""

@@ -7,12 +7,10 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 from pathlib import Path
 
-import torch
-
 from zh_retrieval import process
-from zh_retrieval.engine.hardware import resolve_dtype
+from zh_retrieval.engine.base import Engine
+from zh_retrieval.engine.hardware import computed_dtype
 from zh_retrieval.engine.scheduler import Scheduler
-from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.errors import ClosedError
 from zh_retrieval.local.building import build
 from zh_retrieval.local.source import Source
@@ -35,17 +33,17 @@ class LoadedModel:
     """
 
     def __init__(
-        self, folder: Path, engine: TorchEngine, tokenizer: TextTokenizer, length_limit: int, key: Hashable = None
+        self, folder: Path, engine: Engine, tokenizer: TextTokenizer, length_limit: int, key: Hashable = None
     ) -> None:
         self.folder = folder
         self.scheduler = Scheduler(engine)
         self.length_limit = length_limit
-        self._parts: tuple[TorchEngine, TextTokenizer] | None = engine, tokenizer
+        self._parts: tuple[Engine, TextTokenizer] | None = engine, tokenizer
         self._key = key
         self._shares = 0
 
     @property
-    def engine(self) -> TorchEngine:
+    def engine(self) -> Engine:
         """Return what runs batches.
 
         Raises:
@@ -58,7 +56,7 @@ class LoadedModel:
         """Return vocabulary and special tokens; raises as `engine`."""
         return self._open()[1]
 
-    def _open(self) -> tuple[TorchEngine, TextTokenizer]:
+    def _open(self) -> tuple[Engine, TextTokenizer]:
         if (parts := self._parts) is None:
             raise ClosedError("The model was closed. Load it again.")
         return parts
@@ -101,17 +99,17 @@ class LoadedModel:
                 del _SHARED[self._key]
 
 
-def share(spec: ModelSpec, options: LoadOptions, source: Source, device: torch.device) -> LoadedModel:
+def share(spec: ModelSpec, options: LoadOptions, source: Source, device: str) -> LoadedModel:
     """Return a model that counts one session more: a loaded one if it is equal, or a new one.
 
     Raises:
         CheckpointError: The weights do not fit the recipe.
         ConfigError: An option does not work on this machine.
     """
-    dtype = torch.float32 if options.quantization == "int8" else resolve_dtype(options.dtype, device)
+    dtype = computed_dtype(options, device)
     key = None if options.private else (
-        spec, str(source.folder), options.revision, str(device), dtype, options.quantization,
-        options.max_batch_tokens, repr(options.device_map), repr(options.quantization_config),
+        spec, str(source.folder), options.revision, device, dtype, options.quantization,
+        options.max_batch_tokens, options.threads, repr(options.device_map), repr(options.quantization_config),
         options.compile, options.dimensions,
     )  # fmt: skip
     while True:
@@ -144,8 +142,8 @@ def _start(
     spec: ModelSpec,
     options: LoadOptions,
     source: Source,
-    device: torch.device,
-    dtype: torch.dtype,
+    device: str,
+    dtype: str,
     key: Hashable,
     loading: Future[LoadedModel],
 ) -> None:

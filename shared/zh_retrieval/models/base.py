@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from zh_retrieval.layers.attention import NAME
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +41,14 @@ class Plan:
         cls: The transformers class that reads it.
         config: Its configuration.
         parts: The loaded model to its parts.
-        attention: Which attention implementation of transformers the model uses.
+        attention: Which attention implementation of transformers the model uses; None is ours, for packed rows.
         arguments: More keyword arguments of `from_pretrained`.
     """
 
     cls: Any
     config: Any
     parts: Callable[[Any], Parts]
-    attention: str = NAME
+    attention: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from zh_retrieval.errors import CheckpointError
-from zh_retrieval.layers.attention import NAME
 from zh_retrieval.models.base import Parts, Plan
 from zh_retrieval.models.qwen1 import is_qwen1, qwen1_class, qwen2_config
 
@@ -40,7 +39,7 @@ def causal_lm(config: dict[str, Any]) -> Plan:
         body, head = getattr(model, name), OwnHead(model, name)
         return Parts(body, head, text.hidden_size, _length_limit(text), packed=packed, whole=model)
 
-    return Plan(cls, parsed, parts, attention=NAME if packed else "eager")
+    return Plan(cls, parsed, parts, attention=None if packed else "eager")
 
 
 def _known(config: dict[str, Any]) -> tuple[Any, Any]:

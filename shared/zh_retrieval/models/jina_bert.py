@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from zh_retrieval.errors import CheckpointError
 from zh_retrieval.layers.alibi import alibi_attention
-from zh_retrieval.layers.onednn import join
 from zh_retrieval.layers.packing import Layout
 from zh_retrieval.models.base import Parts, Plan
+from zh_retrieval.models.jina_config import jina_sizes
 
 _ROWS = (
     2048  # tokens that a CPU sends through the feed-forward at once: its activations are eight times as wide as a token
@@ -40,23 +39,8 @@ class JinaBertConfig(PretrainedConfig):
 
 
 def jina_config(config: dict[str, Any]) -> JinaBertConfig:
-    """Return the configuration of a JinaBERT folder.
-
-    Raises:
-        CheckpointError: It is not the variant with ALiBi and GEGLU, or a size is missing.
-    """
-    found = (config.get("position_embedding_type"), config.get("feed_forward_type"))
-    if found != ("alibi", "geglu"):
-        raise CheckpointError(f"config.json says positions and feed-forward {found}, expected ('alibi', 'geglu').")
-    needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    missing = [name for name in needed if name not in config]
-    if missing:
-        raise CheckpointError(f"config.json of a JinaBERT folder lacks {', '.join(missing)}.")
-    optional = {"max_position_embeddings": 8192, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-    sizes = {name: config[name] for name in needed} | {
-        name: config.get(name, value) for name, value in optional.items()
-    }
-    return JinaBertConfig(**sizes)
+    """Return the configuration of a JinaBERT folder; raises as `jina_sizes`."""
+    return JinaBertConfig(**jina_sizes(config))
 
 
 class _Embeddings(nn.Module):
@@ -79,16 +63,8 @@ class _SelfAttention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def join_projections(self) -> None:
-        """Make one linear layer of the three; their weights move into it."""
-        self.qkv = join(self.query, self.key, self.value)
-        del self.query, self.key, self.value
-
     def forward(self, hidden: torch.Tensor, packed: Layout) -> torch.Tensor:
-        if hasattr(self, "qkv"):
-            q, k, v = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (T, N, D) each
-        else:
-            q, k, v = (linear(hidden).unflatten(-1, (self.heads, -1)) for linear in (self.query, self.key, self.value))
+        q, k, v = (linear(hidden).unflatten(-1, (self.heads, -1)) for linear in (self.query, self.key, self.value))
         return alibi_attention(q, k, v, packed).flatten(1)  # (T, H)
 
 

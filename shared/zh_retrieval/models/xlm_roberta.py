@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zh_retrieval.errors import CheckpointError
 from zh_retrieval.models.base import Parts, Plan
+from zh_retrieval.models.labels import check_one_label
 
 
 def xlm_roberta(config: dict[str, Any]) -> Plan:
@@ -29,8 +29,7 @@ def cross_encoder(config: dict[str, Any]) -> Plan:
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     parsed = XLMRobertaConfig.from_dict(config)
-    if parsed.num_labels != 1:
-        raise CheckpointError(f"config.json describes {parsed.num_labels} labels, expected the 1 of a reranker.")
+    check_one_label(config)
 
     def parts(model: Any) -> Parts:
         return _parts(model.roberta, model.classifier, parsed)

@@ -89,7 +89,7 @@ def _sides(arguments: argparse.Namespace, spec: ModelSpec, folder: Path) -> list
     from zh_retrieval.bench.sides import SideSpec, installed_peers
     from zh_retrieval.engine.hardware import resolve_device
 
-    device = str(resolve_device(LoadOptions.given(**load_options(arguments)).device))
+    device = resolve_device(LoadOptions.given(**load_options(arguments)).device)
     known = installed_peers(spec)
     wanted = {"all": known, "none": []}.get(arguments.peers, arguments.peers.split(","))
     if absent := sorted(set(wanted) - set(known)):

@@ -97,7 +97,7 @@ def _hardware() -> dict[str, Any]:
     return {
         "devices": {"cpu_threads": torch.get_num_threads(), "cuda": cuda, "mps": torch.backends.mps.is_available()},
         "cpu_features": cpu_features(),
-        "auto": {"device": str(device), "dtype": str(resolve_dtype("auto", device)).removeprefix("torch.")},
+        "auto": {"device": device, "dtype": resolve_dtype("auto", device)},
     }
 
 

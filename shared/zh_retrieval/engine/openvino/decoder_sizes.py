@@ -22,11 +22,11 @@ _READ = {
     "sliding_window", "tie_word_embeddings", "use_sliding_window",
 }  # fmt: skip
 _HARMLESS = {
-    "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "auto_map", "bos_token_id",
-    "classifier_dropout", "dtype", "eos_token_id", "id2label", "initializer_range", "is_decoder", "label2id",
-    "max_window_layers", "name_or_path", "output_attentions", "output_hidden_states", "pad_token_id",
-    "pretraining_tp", "problem_type", "return_dict", "tokenizer_class", "torch_dtype", "transformers_version",
-    "unk_token_id", "use_cache",
+    "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "attn_implementation",
+    "auto_map", "bos_token_id", "classifier_dropout", "custom_pipelines", "dtype", "eos_token_id", "id2label",
+    "initializer_range", "is_decoder", "label2id", "max_window_layers", "name_or_path", "output_attentions",
+    "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict", "tokenizer_class",
+    "torch_dtype", "transformers_version", "unk_token_id", "use_cache", "use_kernels",
 }  # fmt: skip
 """What says nothing about the last hidden states. A key in neither set may, and is left to transformers."""
 

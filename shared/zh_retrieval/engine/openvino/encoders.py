@@ -9,18 +9,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from openvino import opset15 as op
 
 from zh_retrieval.engine.openvino import ops
+from zh_retrieval.engine.openvino.alibi import alibi_attention
 from zh_retrieval.engine.openvino.ops import Node
 from zh_retrieval.engine.openvino.weights import Weights
+from zh_retrieval.models import kind
+from zh_retrieval.models.jina_config import jina_sizes
+
+FAMILIES = ("bert", "xlm-roberta", "jina-bert")
+"""The architectures of recipes that are encoders."""
 
 _USUAL = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "max_position_embeddings": 512}
+_NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What config.json says of an encoder, and which position its first token has."""
+    """What config.json says of an encoder.
+
+    Attributes:
+        words: Rows of the word embeddings.
+        hidden: Hidden size.
+        layers: How many.
+        heads: Of a layer.
+        wide: Feed-forward size.
+        positions: Rows of the position embeddings.
+        kinds: Rows of the token type embeddings.
+        eps: Of the norms.
+        activation: Of the feed-forward.
+        offset: The position of the first token.
+        prefix: What published checkpoints put before the names of the body's tensors.
+        alibi: JinaBERT: distances in place of position embeddings, and a gated feed-forward.
+    """
 
     words: int
     hidden: int
@@ -32,31 +55,47 @@ class Sizes:
     eps: float
     activation: str
     offset: int
+    prefix: str
+    alibi: bool
+
+    @property
+    def limit(self) -> int:
+        """Return the most tokens of one sequence."""
+        return self.positions - self.offset
 
     @staticmethod
     def of(config: Mapping[str, Any]) -> Sizes:
-        """Return the sizes of a config.json; what it leaves out is what transformers assumes."""
-        given: dict[str, Any] = {**_USUAL, **config}
+        """Return the sizes of a config.json that `has_graph`; what it leaves out is what transformers assumes.
+
+        Raises:
+            CheckpointError: It is of another JinaBERT than the one with ALiBi and GEGLU.
+        """
+        what = kind(config)
+        given: dict[str, Any] = {**_USUAL, **(jina_sizes(config) if what == "jina-bert" else config)}
         pad = given.get("pad_token_id", 1)
         return Sizes(
             given["vocab_size"], given["hidden_size"], given["num_hidden_layers"], given["num_attention_heads"],
             given["intermediate_size"], given["max_position_embeddings"], given["type_vocab_size"],
             given["layer_norm_eps"], given["hidden_act"],
-            (1 if pad is None else int(pad)) + 1 if given.get("model_type") == "xlm-roberta" else 0,
+            (1 if pad is None else int(pad)) + 1 if what == "xlm-roberta" else 0,
+            "roberta." if what == "xlm-roberta" else "bert.", what == "jina-bert",
         )  # fmt: skip
 
 
 def has_graph(config: Mapping[str, Any]) -> bool:
-    """Return True if a graph computes what a config.json of BERT or XLM-R describes."""
+    """Return True if a graph computes what a config.json of one of the families describes."""
+    if kind(config) == "jina-bert":
+        return True  # of another variant nothing is computed: `Sizes.of` says so
     return (
-        config.get("hidden_act", "gelu") in ops.ACTIVATIONS
+        all(config.get(name) for name in _NEEDED)
+        and config.get("hidden_act", "gelu") in ops.ACTIVATIONS
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder", False)
     )
 
 
-def bert(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]:
-    """Return the last hidden states of BERT or XLM-R, float32 (B, L, H), and the graph's inputs.
+def body(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]:
+    """Return the last hidden states, float32 (B, L, H), and the graph's inputs.
 
     Args:
         sizes: The body's.
@@ -68,7 +107,9 @@ def bert(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]
     hidden = _embed(sizes, weights, ids)
     for number in range(sizes.layers):
         queries = ops.rows(hidden, 0, 1) if first and number == sizes.layers - 1 else hidden
-        hidden = _layer(sizes, weights, f"encoder.layer.{number}.", queries, hidden, mask)
+        name = f"encoder.layer.{number}."
+        attended = _attended(sizes, weights, name, queries, hidden, mask)
+        hidden = (_gated if sizes.alibi else _plain)(sizes, weights, name, attended)
     return hidden, [ids, lengths]
 
 
@@ -77,24 +118,44 @@ def _embed(sizes: Sizes, weights: Weights, ids: Node) -> Node:
         weights.table("embeddings.word_embeddings.weight", sizes.words, sizes.hidden), ids, ops.numbers(0)
     )
     kinds = weights.array("embeddings.token_type_embeddings.weight", sizes.kinds, sizes.hidden)
+    if sizes.alibi:
+        return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, op.constant(kinds[0])))
     table = weights.array("embeddings.position_embeddings.weight", sizes.positions, sizes.hidden)
     usable = op.constant(table[sizes.offset :] + kinds[0])
     positions = op.slice(usable, ops.numbers(0), ops.size(ids, 1), ops.numbers(1), ops.numbers(0))
     return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, positions))
 
 
-def _layer(sizes: Sizes, weights: Weights, name: str, queries: Node, hidden: Node, mask: Node) -> Node:
-    """Return a post-norm layer's result for `queries`, rows of `hidden`, which sees all of it."""
+def _attended(sizes: Sizes, weights: Weights, name: str, queries: Node, hidden: Node, mask: Node) -> Node:
+    """Return what follows attention, normalised, for `queries`, rows of `hidden`, all of which they see."""
     dense = _Dense(weights, name)
     q, k, v = (
         ops.split_heads(dense(f"attention.self.{part}", rows, sizes.hidden, sizes.hidden), sizes.heads)
         for part, rows in (("query", queries), ("key", hidden), ("value", hidden))
     )
-    seen = dense("attention.output.dense", ops.merge_heads(ops.attention(q, k, v, mask)), sizes.hidden, sizes.hidden)
-    attended = _norm(sizes, weights, name + "attention.output.LayerNorm", op.add(queries, seen))
+    seen = (
+        alibi_attention(q, k, v, mask, sizes.heads, sizes.hidden // sizes.heads)
+        if sizes.alibi
+        else ops.attention(q, k, v, mask)
+    )
+    out = dense("attention.output.dense", ops.merge_heads(seen), sizes.hidden, sizes.hidden)
+    return _norm(sizes, weights, name + "attention.output.LayerNorm", op.add(queries, out))
+
+
+def _plain(sizes: Sizes, weights: Weights, name: str, attended: Node) -> Node:
+    """Return BERT's feed-forward, normalised."""
+    dense = _Dense(weights, name)
     wide = ops.ACTIVATIONS[sizes.activation](dense("intermediate.dense", attended, sizes.wide, sizes.hidden))
     narrow = dense("output.dense", wide, sizes.hidden, sizes.wide)
     return _norm(sizes, weights, name + "output.LayerNorm", op.add(attended, narrow))
+
+
+def _gated(sizes: Sizes, weights: Weights, name: str, attended: Node) -> Node:
+    """Return JinaBERT's feed-forward, normalised: exact GELU on the first half of what is wide times the second."""
+    gates = weights.linear(name + "mlp.gated_layers.weight", 2 * sizes.wide, sizes.hidden)
+    gate, value = op.split(ops.linear(attended, gates), op.constant(np.int32(2)), 2).outputs()
+    narrow = _Dense(weights, name)("mlp.wo", op.multiply(op.gelu(gate, "ERF"), value), sizes.hidden, sizes.wide)
+    return _norm(sizes, weights, name + "mlp.layernorm", op.add(attended, narrow))
 
 
 @dataclass(frozen=True, slots=True)

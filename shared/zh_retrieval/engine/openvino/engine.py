@@ -28,6 +28,12 @@ MoreInputs = Callable[[Sequence[Tokens], int], Sequence[np.ndarray]]
 """The sequences of a batch and the length of the longest to arrays."""
 
 
+def capabilities() -> list[str]:
+    """Return what OpenVINO's CPU plugin says that this CPU computes in: "FP32", "BF16", "INT8", ..."""
+    found: list[str] = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How OpenVINO computes.
@@ -125,9 +131,18 @@ class OpenVinoEngine:
         """Return a context that does nothing."""
         return nullcontext()
 
-    def is_fatal(self, _: BaseException) -> bool:
+    def is_fatal(self, error: BaseException) -> bool:
         """Return False: whatever fails, the next batch may not."""
+        del error
         return False
+
+    def run(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        """Return float32 (R, width), rows in the order of `tokens`.
+
+        Raises:
+            DeviceMemoryError: One sequence alone does not fit.
+        """
+        return self.launch(tokens).result()
 
     def launch(self, tokens: Sequence[Tokens]) -> Done:
         """Compute one batch, in passes of sequences of about one length.
@@ -177,10 +192,9 @@ class OpenVinoEngine:
         for row, item in zip(ids, tokens, strict=True):
             row[: len(item.ids)] = item.ids
         request = self._request
-        request.set_input_tensor(0, ov.Tensor(ids, shared_memory=True))
-        request.set_input_tensor(1, ov.Tensor(np.array(lengths, dtype=np.int32)[:, None], shared_memory=True))
         more = self._more_inputs(tokens, longest) if self._more_inputs is not None else ()
-        for number, values in enumerate(more, 2):
+        inputs = [ids, np.array(lengths, dtype=np.int32)[:, None], *more]  # held until `infer` ends: it owns no memory
+        for number, values in enumerate(inputs):
             request.set_input_tensor(number, ov.Tensor(values, shared_memory=True))
         request.infer()
         output: np.ndarray = request.get_output_tensor(0).data

@@ -33,6 +33,7 @@ class Weights:
         prefix: What the names of a body may have in front of them, with its point.
         kind: What linear layers are rounded to; None keeps them.
         rounded: Where the rounded ones are.
+        copies: Copy what stays as it is, so that nobody who writes the file again changes it; False shares its memory.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class Weights:
         prefix: str,
         kind: Kind | None = None,
         rounded: RoundedWeights | None = None,
+        *,
+        copies: bool = True,
     ) -> None:
         self._tensors = tensors
         self._files = files
         self._prefix = prefix
         self._kind: Kind | None = kind
         self._rounded = rounded or RoundedWeights()
+        self._copies = copies
         self._used: set[str] = set()
         self._alive: list[np.ndarray] = []
         self._judged: set[str] = set()  # names of tensors whose numbers were looked at when they were rounded
@@ -85,7 +89,7 @@ class Weights:
 
     def _linear(self, name: str, stored: Stored, what: str, kind: Kind | None) -> Node:
         if kind is None:
-            return _constant(stored)
+            return self._constant(stored)
         outputs, inputs = stored.shape
         form = Form.of(kind, outputs, inputs)
         return rounding.constant(self._round(name, what, stored, form), form)
@@ -93,10 +97,21 @@ class Weights:
     def _round(self, name: str, what: str, stored: Stored, form: Form, *, shares: bool = True) -> list[np.ndarray]:
         """Return what a tensor, or a part of it, is rounded to; what is so already may share its memory."""
         if form.kind == "bfloat16" and stored.dtype == "BF16":
-            self._alive.append(stored.values if shares else stored.values.copy())
-            return [self._alive[-1]]
+            return [self._hold(stored.values if shares else stored.values.copy())]
         self._judged.add(name)
         return self._rounded.take(f"{name} {what}", stored, form)
+
+    def _constant(self, stored: Stored) -> Node:
+        """Return a constant in float32, or in float16 that the plugin widens."""
+        values = self._hold(stored.values if stored.dtype == "F16" else stored.float32())
+        constant = op.constant(values, shared_memory=True)
+        return op.convert(constant, "f32") if stored.dtype == "F16" else constant
+
+    def _hold(self, values: np.ndarray) -> np.ndarray:
+        """Return an array of memory that lives as long as this does; a copy of its own, where these are wanted."""
+        values = np.require(values, requirements=["C", "O"] if self._copies else ["C"])
+        self._alive.append(values)
+        return values
 
     def bias(self, names: str | list[str], outputs: int) -> Node:
         """Return the bias of a linear layer, (O,), stacked as its weight is."""
@@ -151,10 +166,3 @@ def _is_finite(stored: Stored) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         parts = [stored.rows(low, low + step) for low in range(0, rows, step)] or [stored]
         return all(np.isfinite(np.sum(part.float32(), dtype=np.float32)) for part in parts)
-
-
-def _constant(stored: Stored) -> Node:
-    """Return a constant; float32 and float16 share the file's memory, and the plugin widens what is float16."""
-    values = stored.values if stored.dtype == "F16" else stored.float32()
-    constant = op.constant(np.ascontiguousarray(values), shared_memory=True)
-    return op.convert(constant, "f32") if stored.dtype == "F16" else constant

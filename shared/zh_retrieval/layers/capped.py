@@ -1,4 +1,4 @@
-"""Attention by two matrix products: what SDPA computes slowly (bfloat16 on the CPU) or not at all (softcap, sinks).
+"""Attention by two matrix products: what SDPA does not compute, capped logits and sinks.
 
 Axes: N heads, K key-value heads, L tokens of one sequence, D head size.
 """
@@ -7,27 +7,7 @@ from __future__ import annotations
 
 import torch
 
-_BY_PRODUCTS = range(48, 1025)  # tokens of a sequence for which two products beat SDPA; the logits still fit the caches
 _QUERY_ROWS = 512  # queries of a block: with 16 heads and 8192 keys its logits take 268 MB
-
-
-def by_products(q: torch.Tensor, length: int) -> bool:
-    """Return True where `attend_products` beats SDPA, whose CPU kernel is as slow in bfloat16 as in float32."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and length in _BY_PRODUCTS
-
-
-def attend_products(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None = None, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return attention of one sequence, (L, N, D), by two matrix products.
-
-    q, k and v are (L, N, D); `bias`, (N, L, L), is added to the logits.
-    """
-    sq, sk, sv = (tensor.transpose(0, 1) for tensor in (q, k, v))  # (N, L, D)
-    logits = torch.matmul(sq * (q.shape[-1] ** -0.5 if scaling is None else scaling), sk.transpose(1, 2))
-    if bias is not None:
-        logits += bias
-    return torch.matmul(logits.softmax(-1), sv).transpose(0, 1)
 
 
 def attend_capped(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from zh_retrieval.local.building import input_device
+from zh_retrieval.local.torch_models import input_device
 
 CUDA = torch.device("cuda:0")  # what "auto" means on the machine of the example
 
