@@ -1,6 +1,9 @@
 """OpenVINO's graphs against transformers, and how the engine forms its passes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -69,3 +72,20 @@ def test_buckets_hold_every_sequence_once_within_the_budget_and_with_little_padd
         padded = len(batch) * max(lengths[index] for index in batch)
         assert padded <= 2048 or len(batch) == 1
         assert padded - sum(lengths[index] for index in batch) <= 0.06 * padded
+
+
+def test_openvinos_counter_of_users_is_neither_loaded_nor_writes_into_the_home_folder(tmp_path):
+    code = """
+import sys
+import zh_retrieval as zr
+with zr.load_encoder("e5-small-zh", device="cpu") as encoder:
+    encoder.encode_documents(["好"])
+assert "openvino" in sys.modules
+print("openvino_telemetry" in sys.modules)
+import openvino
+openvino.convert_model  # the application's own use of it goes on
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.strip() == "False"
+    assert list(tmp_path.iterdir()) == []

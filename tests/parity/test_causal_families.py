@@ -33,7 +33,6 @@ FAST = {
 REFUSED = {
     "cpmant": "its tokens see later ones",
     "gemma4_unified_assistant": "on text alone it fails",  # needs the states of another model
-    "longcat_flash": "not supported on the CPU",  # reads the weight of a linear layer that oneDNN's layout replaces
     "mllama": "no causal language model",  # saved as its text model, which transformers maps to nothing
     "prophetnet": "its tokens see later ones",
     "xmod": "on text alone it fails",  # asks for a language

@@ -1,22 +1,24 @@
-"""A side in a process of its own, asked over a pipe.
+"""A side in a process of its own, asked over its standard input and output.
 
-Engines in one process disturb each other: each leaves a team of OpenMP threads, and with more of them than cores every
-parallel region starts with a system call. Users run one engine, so each is measured as it runs alone.
+Engines in one process disturb each other: each leaves a team of threads, and with more of them than cores every
+parallel region starts with a system call. Users run one engine, so each is measured as it runs alone; a peer may live
+in another environment.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import multiprocessing
 import os
+import pickle
+import subprocess
 import sys
 import time
 import warnings
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
-from zh_retrieval.bench import concurrency
 from zh_retrieval.bench.sides import Ours, Side, SideSpec
+from zh_retrieval.errors import ConfigError
 
 
 class SideError(Exception):
@@ -24,7 +26,11 @@ class SideError(Exception):
 
 
 class Host:
-    """Owns the process of one side."""
+    """Owns the process of one side.
+
+    Attributes:
+        versions: Of the packages that compute there.
+    """
 
     def __init__(self, side: SideSpec) -> None:
         """Start the process and load the side.
@@ -32,60 +38,92 @@ class Host:
         Raises:
             SideError: Loading failed.
         """
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, side), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._answer(side.name)
+        command = [side.python or sys.executable, "-m", __name__]
         self._name = side.name
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.versions: dict[str, str] = self._exchange(side)
 
     def ask(self, what: str, *arguments: Any) -> tuple[float, Any]:
         """Return the seconds that the call took within its process, and its result."""
-        self._pipe.send((what, arguments))
-        seconds, result = self._answer(self._name)
+        seconds, result = self._exchange((what, arguments))
         return seconds, result
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.join(timeout=10)
-        self._process.terminate()
-
-    def _answer(self, name: str) -> Any:
         try:
-            failure, answer = self._pipe.recv()
-        except EOFError:
-            raise SideError(f"{name}: its process ended (exit code {self._process.exitcode})") from None
+            self._process.communicate(timeout=10)
+        except (subprocess.TimeoutExpired, OSError):
+            self._process.kill()
+            self._process.wait()
+
+    def _exchange(self, message: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            _send(self._process.stdin, message)
+            failure, answer = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError):
+            raise SideError(f"{self._name}: its process ended (exit code {self._process.wait()})") from None
         if failure is not None:
-            raise SideError(f"{name}: {failure}")
+            raise SideError(f"{self._name}: {failure}")
         return answer
 
 
-def _serve(pipe: Connection, spec: SideSpec) -> None:
+def peers_of(python: str) -> list[str]:
+    """Return the peers that another environment has.
+
+    Raises:
+        ConfigError: It is no interpreter, or has not this package.
+    """
+    code = "import json; from zh_retrieval.bench.peers import installed; print(json.dumps(installed()))"
+    try:
+        run = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        raise ConfigError(
+            f"--peers-python {python}: {said}. Give the Python of an environment that has the peers and this package "
+            "(`pip install --no-deps zh-retrieval`)."
+        ) from error
+    found: list[str] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+def _send(file: IO[bytes], message: Any) -> None:
+    pickle.dump(message, file)
+    file.flush()
+
+
+def _serve() -> None:
+    asked, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # the peers' bars and notes, those of native code too
+        os.dup2(nowhere, stream.fileno())
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, the peers' bars and notes
-        side: Side = spec.load()
-        pipe.send((None, None))
+        spec: SideSpec = pickle.load(asked)
+        side = spec.load()
+        _send(answers, (None, spec.versions()))
         while True:
-            what, arguments = pipe.recv()
-            pipe.send((None, _do(side, what, arguments)))
-    except (EOFError, KeyboardInterrupt):
+            what, arguments = pickle.load(asked)
+            _send(answers, (None, _do(side, what, arguments)))
+    except (EOFError, KeyboardInterrupt, BrokenPipeError):
         return
     except Exception as error:
-        pipe.send((f"{type(error).__name__}: {error}", None))
+        _send(answers, (f"{type(error).__name__}: {error}", None))
 
 
 def _do(side: Side, what: str, arguments: tuple[Any, ...]) -> tuple[float, Any]:
     if what == "queries":
         return _queries(side, *arguments)
-    if isinstance(side, Ours) and what in concurrency.MEASURES:
-        return 0.0, concurrency.MEASURES[what](side.handle, *arguments)
-    start = time.perf_counter()
-    result = getattr(side, what)(*arguments)
-    return time.perf_counter() - start, result
+    if what in ("encode", "score"):
+        start = time.perf_counter()
+        result = getattr(side, what)(*arguments)
+        return time.perf_counter() - start, result
+    from zh_retrieval.bench import concurrency
+
+    assert isinstance(side, Ours)
+    return 0.0, concurrency.MEASURES[what](side.handle, *arguments)
 
 
 def _queries(side: Side, text: str, count: int) -> tuple[float, list[float]]:
@@ -95,3 +133,7 @@ def _queries(side: Side, text: str, count: int) -> tuple[float, list[float]]:
         side.query(text)
         seconds.append(time.perf_counter() - start)
     return sum(seconds), seconds[1:]  # the first one pays for waking up
+
+
+if __name__ == "__main__":
+    _serve()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from zh_retrieval.engine.cpus import usable_cpus
 from zh_retrieval.engine.hardware import cpu_features
-
-_PACKAGES = ("zh-retrieval", "torch", "transformers", "sentence-transformers", "FlagEmbedding")
 
 
 def facts() -> dict[str, Any]:
-    """Return processor, features, threads, GPU and the versions that matter."""
+    """Return processor, features, how many of its threads compute, and the GPU."""
     found: dict[str, Any] = {
-        "processor": _processor(), "cpu_features": cpu_features(), "threads": torch.get_num_threads(),
-        "versions": {name: _version(name) for name in _PACKAGES if _version(name)},
+        "processor": _processor(), "cpu_features": cpu_features(), "threads": usable_cpus(),
     }  # fmt: skip
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
@@ -31,10 +28,3 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from zh_retrieval.recipes.spec import ModelSpec
 Row = dict[str, Any]
 
 _BLOCK = 10  # queries of one side before the next one has its turn
+_PAUSE = 0.2  # seconds before each turn, in which threads of the one before stop to spin
 
 
 def throughput(hosts: Mapping[str, Host], count: int, rounds: int) -> list[Row]:
@@ -58,6 +60,7 @@ def latency(hosts: Mapping[str, Host], count: int) -> list[Row]:
         host.ask("queries", query, _BLOCK)
     for _ in range(max(1, count // _BLOCK)):
         for name, host in hosts.items():
+            time.sleep(_PAUSE)
             seconds[name] += host.ask("queries", query, _BLOCK)[1]
     first = statistics.median(next(iter(seconds.values())))
     return [
@@ -111,6 +114,7 @@ def _in_turn(hosts: Mapping[str, Host], what: str, argument: Any, rounds: int) -
     seconds: dict[str, list[float]] = {name: [] for name in hosts}
     for _ in range(rounds):
         for name, host in hosts.items():
+            time.sleep(_PAUSE)
             seconds[name].append(host.ask(what, argument)[0])
     return seconds
 

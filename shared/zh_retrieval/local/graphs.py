@@ -7,9 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import openvino as ov
+from typing import TYPE_CHECKING, Any
 
 from zh_retrieval.checkpoint.folder import Folder
 from zh_retrieval.checkpoint.tensors import Stored, read_tensors
@@ -31,6 +29,9 @@ from zh_retrieval.models.qwen1 import is_qwen1
 from zh_retrieval.options import LoadOptions
 from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 _COPIED = 2_000_000_000  # bytes of weights that are copied: a file that somebody writes again takes its maps along
 _BYTES: Mapping[Kind, float] = {"bfloat16": 2, "int8-rows": 1, "int8": 1.03, "int4": 0.53}  # of one weight

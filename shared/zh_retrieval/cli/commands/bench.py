@@ -32,10 +32,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", "-m", default=DEFAULT_BENCH, help="default: %(default)s")
     parser.add_argument("--random", action="store_true", help="random weights of the real size: nothing is downloaded")
     parser.add_argument(
-        "--peers", default="all", help="all, none, or names with commas: sentence-transformers,FlagEmbedding"
+        "--peers", default="all", help="all (of those that are installed), none, or their names with commas"
     )
     parser.add_argument(
-        "--variants", help="ours, with commas: float32, bfloat16, float16, auto, int8 (default: what fits)"
+        "--peers-python", help="Python of another environment that has the peers, and this package without its own"
+    )
+    parser.add_argument(
+        "--variants", help="ours, with commas: float32, bfloat16, float16, auto, int8, int4 (default: what fits)"
     )
     parser.add_argument("--texts", type=int, default=64, help="texts of 15 to 512 tokens (default 64)")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of a reranker (default 100)")
@@ -86,21 +89,24 @@ def _weights(arguments: argparse.Namespace, spec: ModelSpec) -> Iterator[Path]:
 
 
 def _sides(arguments: argparse.Namespace, spec: ModelSpec, folder: Path) -> list[SideSpec]:
-    from zh_retrieval.bench.sides import SideSpec, installed_peers
+    from zh_retrieval.bench import peers
+    from zh_retrieval.bench.host import peers_of
+    from zh_retrieval.bench.sides import OURS, SideSpec
     from zh_retrieval.engine.hardware import resolve_device
 
     device = resolve_device(LoadOptions.given(**load_options(arguments)).device)
-    known = installed_peers(spec)
+    python = arguments.peers_python
+    known = peers.comparable(spec, device, peers_of(python) if python else peers.installed())
     wanted = {"all": known, "none": []}.get(arguments.peers, arguments.peers.split(","))
     if absent := sorted(set(wanted) - set(known)):
         raise ConfigError(f"--peers {', '.join(absent)}: not installed, or cannot load {spec.name}. Found: {known}.")
-    sides = [SideSpec(name, name, spec, folder, device) for name in wanted]
+    sides = [SideSpec(name, name, spec, folder, device, python=python) for name in wanted]
     large = (spec.parameters or 0) > 10**9
     default = "auto" if large else ("float32,auto,int8" if device == "cpu" else "float32,auto")
-    base = {"max_batch_tokens": arguments.max_batch_tokens, "max_length": arguments.max_length}
+    base = {name: getattr(arguments, name) for name in ("max_batch_tokens", "max_length", "threads")}
     for name in (arguments.variants or default).split(","):
-        options = base | ({"quantization": "int8"} if name == "int8" else {"dtype": name})
-        sides.append(SideSpec(f"zh-retrieval {name}", "zh-retrieval", spec, folder, device, options))
+        options = base | ({"quantization": name} if name in ("int8", "int4") else {"dtype": name})
+        sides.append(SideSpec(f"{OURS} {name}", OURS, spec, folder, device, options))
     return sides
 
 
@@ -125,6 +131,7 @@ def _measure(arguments: argparse.Namespace, spec: ModelSpec, sides: list[SideSpe
                 report["notes"].append(str(error))
                 continue
             stack.callback(hosts[side.name].close)
+        report["versions"] = {name: host.versions for name, host in hosts.items()}
         if not any(by_name[name].package == "zh-retrieval" for name in hosts):
             raise ConfigError(f"Nothing to measure. {' '.join(report['notes'])}")
         if spec.task == "reranking":
@@ -151,11 +158,9 @@ def _measure(arguments: argparse.Namespace, spec: ModelSpec, sides: list[SideSpe
 
 def _print(report: dict[str, Any]) -> None:
     machine = report["machine"]
-    print(
-        f"{report['model']}, {report['weights']} weights. {machine['processor']}, {machine['threads']} threads, ",
-        end="",
-    )
-    print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
+    print(f"{report['model']}, {report['weights']} weights. {machine['processor']}, {machine['threads']} threads")
+    for side, versions in report["versions"].items():
+        print(f"{side}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     if rows := report.get("throughput"):
         print("\nEmbedding: texts of 15 to 512 tokens")
         body = [
