@@ -59,6 +59,10 @@ class Stored:
         """Return rows low to high, without a copy."""
         return Stored(self.dtype, self.values[low:high])
 
+    def taken(self, places: np.ndarray) -> Stored:
+        """Return a copy of some rows."""
+        return Stored(self.dtype, self.values[places])
+
 
 def read_tensors(files: list[Path]) -> dict[str, Stored]:
     """Return every tensor of the weight files by its name; those of 4-bit blocks unpacked.

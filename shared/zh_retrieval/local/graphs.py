@@ -18,6 +18,7 @@ from zh_retrieval.engine.openvino import decoders, encoders, ops, readouts
 from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes, has_decoder_graph
 from zh_retrieval.engine.openvino.engine import MoreInputs, OpenVinoEngine, Settings
 from zh_retrieval.engine.openvino.kept import RoundedWeights, identity, keeping_folder, rounded_weights
+from zh_retrieval.engine.openvino.long_texts import LongTexts
 from zh_retrieval.engine.openvino.readouts import Readout
 from zh_retrieval.engine.openvino.rounding import Kind
 from zh_retrieval.engine.openvino.weights import Weights
@@ -50,6 +51,7 @@ class Graph:
         limit: The most tokens of one sequence.
         prefix: What names of the body's tensors may have in front of them.
         more_inputs: What the graph takes after ids and lengths.
+        alibi: Sizes of a body whose attention has a mask of all pairs; None: it has none.
     """
 
     body: Callable[[Weights], ov.Model]
@@ -60,6 +62,7 @@ class Graph:
     limit: int
     prefix: str
     more_inputs: MoreInputs | None = None
+    alibi: encoders.Sizes | None = None
 
 
 def why_no_graph(spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
@@ -98,16 +101,25 @@ def build_graph(
     check_dimensions(spec, options.dimensions, graph.hidden)
     folder.check_vocabulary(graph.words)
     settings = Settings(dtype == "bfloat16", options.threads or usable_cpus(), options.quantization)
+    builder = _Builder(graph, folder, adapter, _rounding(options, encoder, dtype), spec, options)
     engine = OpenVinoEngine(
-        _Builder(graph, folder, adapter, _rounding(options, encoder, dtype), spec, options),
+        builder,
         graph.readout,
         settings,
         dtype=dtype,
         width=graph.width,
         max_batch_tokens=options.max_batch_tokens or CPU_TOKENS,
         more_inputs=graph.more_inputs,
+        elsewhere=_long_texts(graph, builder, folder, settings),
     )
     return engine, graph.limit
+
+
+def _long_texts(graph: Graph, builder: _Builder, folder: Folder, settings: Settings) -> LongTexts | None:
+    """Return what computes texts that are too long for a mask of all pairs; None where there is no such mask."""
+    if graph.alibi is None:
+        return None
+    return LongTexts(graph.alibi, Weights(builder.tensors(), folder.files, graph.prefix), graph.readout, settings)
 
 
 def _rounding(options: LoadOptions, encoder: bool, dtype: str) -> Kind | None:
@@ -133,7 +145,8 @@ def _encoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
         return Graph(body, readouts.scored, 1, sizes.hidden, sizes.words, limit, sizes.prefix)
     width = dimensions or sizes.hidden
     read = readouts.pooled(spec.pooling, dimensions)
-    return Graph(body, read, width, sizes.hidden, sizes.words, limit, sizes.prefix)
+    alibi = sizes if sizes.alibi else None
+    return Graph(body, read, width, sizes.hidden, sizes.words, limit, sizes.prefix, alibi=alibi)
 
 
 def _decoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
@@ -171,7 +184,7 @@ class _Builder:
         self._alive: Weights | None = None
 
     def __call__(self) -> ov.Model:
-        tensors = self._tensors()
+        tensors = self.tensors()
         with self._rounded(tensors) as rounded:
             files, copies = self._folder.files, self._size() < _COPIED
             weights = Weights(tensors, files, self._graph.prefix, self._rounding, rounded, copies=copies)
@@ -180,7 +193,8 @@ class _Builder:
         self._alive = weights
         return model
 
-    def _tensors(self) -> dict[str, Stored]:
+    def tensors(self) -> dict[str, Stored]:
+        """Return the checkpoint's tensors by the names that the graph asks for, an adapter merged into them."""
         if self._adapter is not None:
             from zh_retrieval.checkpoint.merging import merged_tensors
 

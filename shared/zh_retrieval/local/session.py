@@ -90,8 +90,9 @@ class Session(Model):
         """
         self._check_open()
         targets = (0,) if self.spec.scoring == "query-likelihood" else ()
-        full = self._model.engine.max_batch_tokens // self.max_length * [self.max_length]
-        for lengths in ([8], [16], [32], [64], full or [self.max_length]):
+        budget = self._model.engine.max_batch_tokens
+        full = budget // self.max_length * [self.max_length] or [budget]
+        for lengths in ([8], [16], [32], [64], full):
             made_up = [Tokens([0] * min(length, self.max_length), targets=targets) for length in lengths]
             self._model.scheduler.submit(made_up, "interactive").result()
 

@@ -7,17 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from openvino import opset15 as op
 
 from zh_retrieval.engine.openvino import ops
-from zh_retrieval.engine.openvino.alibi import alibi_attention
+from zh_retrieval.engine.openvino.alibi import alibi_mask
 from zh_retrieval.engine.openvino.ops import Node
 from zh_retrieval.engine.openvino.weights import Weights
 from zh_retrieval.models import kind
 from zh_retrieval.models.jina_config import jina_sizes
+
+
+class LayerWeights(Protocol):
+    """Where a layer's weights come from: constants, or inputs of its graph."""
+
+    def linear(self, name: str, outputs: int, inputs: int) -> Node:
+        """Return the weight of a linear layer, (O, I)."""
+        ...
+
+    def bias(self, name: str, outputs: int) -> Node:
+        """Return the bias of a linear layer, (O,)."""
+        ...
+
+    def table(self, name: str, *shape: int) -> Node:
+        """Return a tensor."""
+        ...
+
 
 FAMILIES = ("bert", "xlm-roberta", "jina-bert")
 """The architectures of recipes that are encoders."""
@@ -104,12 +121,17 @@ def body(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]
     """
     ids, lengths = ops.inputs()
     mask = ops.padding_mask(ids, lengths)
+    if sizes.alibi:
+        length = ops.size(ids, 1)
+        mask = op.add(alibi_mask(length, sizes.heads, ops.numbers(0), length), mask)  # (B, N, L, L)
     hidden = _embed(sizes, weights, ids)
     for number in range(sizes.layers):
-        queries = ops.rows(hidden, 0, 1) if first and number == sizes.layers - 1 else hidden
+        queries = hidden
+        if first and number == sizes.layers - 1:
+            queries, mask = ops.rows(hidden, 0, 1), ops.rows(mask, 0, 1, axis=2)
         name = f"encoder.layer.{number}."
-        attended = _attended(sizes, weights, name, queries, hidden, mask)
-        hidden = (_gated if sizes.alibi else _plain)(sizes, weights, name, attended)
+        q, k, v = project(sizes, weights, name, queries, hidden)
+        hidden = finish(sizes, weights, name, queries, ops.merge_heads(ops.attention(q, k, v, mask)))
     return hidden, [ids, lengths]
 
 
@@ -126,23 +148,24 @@ def _embed(sizes: Sizes, weights: Weights, ids: Node) -> Node:
     return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, positions))
 
 
-def _attended(sizes: Sizes, weights: Weights, name: str, queries: Node, hidden: Node, mask: Node) -> Node:
-    """Return what follows attention, normalised, for `queries`, rows of `hidden`, all of which they see."""
+def project(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, hidden: Node) -> tuple[Node, Node, Node]:
+    """Return queries of `queries`, keys and values of `hidden`, each (B, N, L, D), for the layer of a name."""
     dense = _Dense(weights, name)
     q, k, v = (
         ops.split_heads(dense(f"attention.self.{part}", rows, sizes.hidden, sizes.hidden), sizes.heads)
         for part, rows in (("query", queries), ("key", hidden), ("value", hidden))
     )
-    seen = (
-        alibi_attention(q, k, v, mask, sizes.heads, sizes.hidden // sizes.heads)
-        if sizes.alibi
-        else ops.attention(q, k, v, mask)
-    )
-    out = dense("attention.output.dense", ops.merge_heads(seen), sizes.hidden, sizes.hidden)
-    return _norm(sizes, weights, name + "attention.output.LayerNorm", op.add(queries, out))
+    return q, k, v
 
 
-def _plain(sizes: Sizes, weights: Weights, name: str, attended: Node) -> Node:
+def finish(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, seen: Node) -> Node:
+    """Return a layer's output for `queries`, its input, and for what attention says that they see, both (B, L, H)."""
+    out = _Dense(weights, name)("attention.output.dense", seen, sizes.hidden, sizes.hidden)
+    attended = _norm(sizes, weights, name + "attention.output.LayerNorm", op.add(queries, out))
+    return (_gated if sizes.alibi else _plain)(sizes, weights, name, attended)
+
+
+def _plain(sizes: Sizes, weights: LayerWeights, name: str, attended: Node) -> Node:
     """Return BERT's feed-forward, normalised."""
     dense = _Dense(weights, name)
     wide = ops.ACTIVATIONS[sizes.activation](dense("intermediate.dense", attended, sizes.wide, sizes.hidden))
@@ -150,7 +173,7 @@ def _plain(sizes: Sizes, weights: Weights, name: str, attended: Node) -> Node:
     return _norm(sizes, weights, name + "output.LayerNorm", op.add(attended, narrow))
 
 
-def _gated(sizes: Sizes, weights: Weights, name: str, attended: Node) -> Node:
+def _gated(sizes: Sizes, weights: LayerWeights, name: str, attended: Node) -> Node:
     """Return JinaBERT's feed-forward, normalised: exact GELU on the first half of what is wide times the second."""
     gates = weights.linear(name + "mlp.gated_layers.weight", 2 * sizes.wide, sizes.hidden)
     gate, value = op.split(ops.linear(attended, gates), op.constant(np.int32(2)), 2).outputs()
@@ -162,7 +185,7 @@ def _gated(sizes: Sizes, weights: Weights, name: str, attended: Node) -> Node:
 class _Dense:
     """The linear layers of one layer, by their names in it."""
 
-    weights: Weights
+    weights: LayerWeights
     layer: str
 
     def __call__(self, name: str, x: Node, outputs: int, inputs: int) -> Node:
@@ -170,7 +193,7 @@ class _Dense:
         return ops.linear(x, weight, self.weights.bias(f"{self.layer}{name}.bias", outputs))
 
 
-def _norm(sizes: Sizes, weights: Weights, name: str, x: Node) -> Node:
+def _norm(sizes: Sizes, weights: LayerWeights, name: str, x: Node) -> Node:
     scale, shift = (weights.table(f"{name}.{part}", sizes.hidden) for part in ("weight", "bias"))
     return ops.layer_norm(x, scale, shift, sizes.eps)
 

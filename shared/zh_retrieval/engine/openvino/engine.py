@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import openvino as ov
@@ -23,6 +23,24 @@ from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.options import Quantization
 from zh_retrieval.sequence import Tokens
+
+
+class Elsewhere(Protocol):
+    """What computes sequences that are too long for a graph's memory."""
+
+    @property
+    def above(self) -> int:
+        """Return how many tokens the graph takes."""
+        ...
+
+    def run(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        """Return float32 (R, width), rows in the order of `tokens`."""
+        ...
+
+    def renew(self) -> None:
+        """Do what `OpenVinoEngine.renew` does."""
+        ...
+
 
 MoreInputs = Callable[[Sequence[Tokens], int], Sequence[np.ndarray]]
 """The sequences of a batch and the length of the longest to arrays."""
@@ -60,6 +78,11 @@ class Settings:
         }
 
 
+def compiled(model: ov.Model, settings: Settings) -> Any:
+    """Return what a graph is computed by: an inference request of OpenVINO's, of one thread at a time."""
+    return ov.Core().compile_model(model, "CPU", settings.properties()).create_infer_request()
+
+
 @dataclass(slots=True)
 class Done:
     """Rows that are computed."""
@@ -93,6 +116,7 @@ class OpenVinoEngine:
         width: int,
         max_batch_tokens: int,
         more_inputs: MoreInputs | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """Build the graph and compile it.
 
@@ -105,12 +129,14 @@ class OpenVinoEngine:
             width: Length of a result row.
             max_batch_tokens: Token budget of a pass.
             more_inputs: What the graph takes after ids and lengths; None is nothing.
+            elsewhere: What computes longer sequences; None: there are none.
         """
         self.dtype = dtype
         self.width = width
         self._build = build
         self._readout = readout
         self._more_inputs = more_inputs
+        self._elsewhere = elsewhere
         self._settings = settings
         self._budget = Budget(max_batch_tokens, self.device)
         self._request: Any = None
@@ -123,9 +149,7 @@ class OpenVinoEngine:
         return self._budget.tokens
 
     def _compile(self) -> None:
-        self._request = (
-            ov.Core().compile_model(self._build(), "CPU", self._settings.properties()).create_infer_request()
-        )
+        self._request = compiled(self._build(), self._settings)
 
     def activate(self) -> AbstractContextManager[object]:
         """Return a context that does nothing."""
@@ -165,7 +189,7 @@ class OpenVinoEngine:
     def _rows(self, tokens: Sequence[Tokens]) -> np.ndarray:
         """Return the rows of one pass, or of its halves if memory runs out."""
         try:
-            rows = self._readout(self._run(tokens), tokens)
+            rows = self._computed(tokens)
         except Exception as error:
             release_frames(error)
             if not is_out_of_memory(error):
@@ -173,6 +197,11 @@ class OpenVinoEngine:
             return self._halved(tokens, error)
         self._budget.grow()
         return rows
+
+    def _computed(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        if self._elsewhere is not None and max(len(item.ids) for item in tokens) > self._elsewhere.above:
+            return self._elsewhere.run(tokens)
+        return self._readout(self._run(tokens), tokens)
 
     def _halved(self, tokens: Sequence[Tokens], error: Exception) -> np.ndarray:
         if len(tokens) == 1:
@@ -206,8 +235,15 @@ class OpenVinoEngine:
         Its threads do not exist here: to free it would be to wait for them for ever.
         """
         if self._request is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._request))
+            abandon(self._request)
             self._request = None
+        if self._elsewhere is not None:
+            self._elsewhere.renew()
+
+
+def abandon(request: object) -> None:
+    """Keep an object of OpenVINO's for ever: to free what a fork copied would be to wait for threads that are gone."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(request))
 
 
 _ALIVE: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()

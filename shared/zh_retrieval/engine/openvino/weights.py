@@ -113,10 +113,10 @@ class Weights:
         self._alive.append(values)
         return values
 
-    def bias(self, names: str | list[str], outputs: int) -> Node:
+    def bias(self, name: str | list[str], outputs: int) -> Node:
         """Return the bias of a linear layer, (O,), stacked as its weight is."""
         return op.constant(
-            np.concatenate([self.array(n, outputs) for n in ([names] if isinstance(names, str) else names)])
+            np.concatenate([self.array(n, outputs) for n in ([name] if isinstance(name, str) else name)])
         )
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Stored:
