@@ -40,12 +40,11 @@ class Peer:
 class SentenceTransformers:
     """sentence-transformers: `SentenceTransformer.encode`, `CrossEncoder.predict`."""
 
-    def __init__(self, side: SideSpec, backend: str = "torch") -> None:
+    def __init__(self, side: SideSpec, backend: str = "torch", **model_kwargs: Any) -> None:
         self._spec = side.model
-        if self._spec.task == "reranking":
-            self._model = _cross_encoder(side, side.folder, {"backend": backend})
-        else:
-            self._model = _sentence_transformer(side, side.folder, {"backend": backend})
+        make: Any = _cross_encoder if self._spec.task == "reranking" else _sentence_transformer
+        options = {"backend": backend} | ({"model_kwargs": model_kwargs} if model_kwargs else {})
+        self._model = make(side, side.folder, options)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         documents = [self._spec.format_document(text) for text in texts]
@@ -127,6 +126,12 @@ PEERS: Mapping[str, Peer] = {
     ),
     "sentence-transformers-openvino": Peer(
         lambda side: SentenceTransformers(side, "openvino"),
+        ("sentence_transformers", "optimum.intel", "openvino"),
+        ("sentence-transformers", "optimum-intel", "openvino"),
+        only_cpu=True,
+    ),
+    "sentence-transformers-openvino-float32": Peer(
+        lambda side: SentenceTransformers(side, "openvino", ov_config={"INFERENCE_PRECISION_HINT": "f32"}),
         ("sentence_transformers", "optimum.intel", "openvino"),
         ("sentence-transformers", "optimum-intel", "openvino"),
         only_cpu=True,
