@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,13 +58,6 @@ class Stored:
     def rows(self, low: int, high: int) -> Stored:
         """Return rows low to high, without a copy."""
         return Stored(self.dtype, self.values[low:high])
-
-    @staticmethod
-    def stacked(parts: Sequence[Stored]) -> Stored:
-        """Return the rows of all, one part below the other; float32 where they are stored in different ways."""
-        if len({part.dtype for part in parts}) > 1:
-            return Stored("F32", np.concatenate([part.float32() for part in parts]))
-        return Stored(parts[0].dtype, np.concatenate([part.values for part in parts]))
 
     def taken(self, places: np.ndarray) -> Stored:
         """Return a copy of some rows."""

@@ -130,11 +130,7 @@ def body(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]
         if first and number == sizes.layers - 1:
             queries, mask = ops.rows(hidden, 0, 1), ops.rows(mask, 0, 1, axis=2)
         name = f"encoder.layer.{number}."
-        q, k, v = (
-            _projected(sizes, weights, name, hidden)
-            if queries is hidden
-            else project(sizes, weights, name, queries, hidden)
-        )
+        q, k, v = project(sizes, weights, name, queries, hidden)
         hidden = finish(sizes, weights, name, queries, ops.merge_heads(ops.attention(q, k, v, mask)))
     return hidden, [ids, lengths]
 
@@ -150,15 +146,6 @@ def _embed(sizes: Sizes, weights: Weights, ids: Node) -> Node:
     usable = op.constant(table[sizes.offset :] + kinds[0])
     positions = op.slice(usable, ops.numbers(0), ops.size(ids, 1), ops.numbers(1), ops.numbers(0))
     return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, positions))
-
-
-def _projected(sizes: Sizes, weights: Weights, name: str, hidden: Node) -> tuple[Node, Node, Node]:
-    """Return what `project` does, by one product: a short query waits for the number of them."""
-    names = [f"{name}attention.self.{part}" for part in ("query", "key", "value")]
-    weight = weights.joined([f"{each}.weight" for each in names], sizes.hidden, sizes.hidden)
-    bias = weights.joined_bias([f"{each}.bias" for each in names], sizes.hidden)
-    q, k, v = op.split(ops.linear(hidden, weight, bias), op.constant(np.int32(2)), 3).outputs()
-    return ops.split_heads(q, sizes.heads), ops.split_heads(k, sizes.heads), ops.split_heads(v, sizes.heads)
 
 
 def project(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, hidden: Node) -> tuple[Node, Node, Node]:

@@ -5,7 +5,7 @@ Axes: O outputs, I inputs of a linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +82,6 @@ class Weights:
         """Return the weight of a linear layer, (O, I), as the checkpoint stores it or rounded."""
         return self._linear(name, self._take(name, (outputs, inputs)), "", self._kind)
 
-    def joined(self, names: Sequence[str], outputs: int, inputs: int) -> Node:
-        """Return the weights of linear layers that have one input as one, (len(names) * O, I), as `linear`."""
-        parts = [self._take(name, (outputs, inputs)) for name in names]
-        return self._linear("+".join(names), Stored.stacked(parts), "", self._kind)
-
     def head(self, name: str, shape: tuple[int, int], low: int, high: int) -> Node:
         """Return rows low to high of a language model's head, as `linear`, but not rounded to less than int8."""
         kind = None if self._kind is None else _at_least_int8(self._kind)
@@ -118,13 +113,11 @@ class Weights:
         self._alive.append(values)
         return values
 
-    def bias(self, name: str, outputs: int) -> Node:
-        """Return the bias of a linear layer, (O,)."""
-        return op.constant(self.array(name, outputs))
-
-    def joined_bias(self, names: Sequence[str], outputs: int) -> Node:
-        """Return the bias of `joined`, (len(names) * O,)."""
-        return op.constant(np.concatenate([self.array(name, outputs) for name in names]))
+    def bias(self, name: str | list[str], outputs: int) -> Node:
+        """Return the bias of a linear layer, (O,), stacked as its weight is."""
+        return op.constant(
+            np.concatenate([self.array(n, outputs) for n in ([name] if isinstance(name, str) else name)])
+        )
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Stored:
         found = next((known for known in self._names(name) if known in self._tensors), None)
@@ -154,20 +147,12 @@ class Weights:
             "unexpected_keys": self._tensors.keys() - self._used,
         }
         check_loaded(report, self._files[0].parent)
-        judged = {known for names in self._judged for name in names.split("+") for known in self._names(name)}
-        faulty = [self._faulty(name.partition(" ")[0]) for name in self._rounded.not_finite]
+        judged = {known for name in self._judged for known in self._names(name)}
+        faulty = [name.partition(" ")[0] for name in self._rounded.not_finite]
         faulty += [name for name in self._used - judged if not _is_finite(self._tensors[name])]
         if faulty:
             refuse_not_finite(self._files, faulty[0], "float32")
         self._tensors = {}
-
-    def _faulty(self, joined: str) -> str:
-        """Return which of the tensors that were rounded as one is not finite."""
-        return next(
-            name
-            for name in joined.split("+")
-            if not all(_is_finite(self._tensors[known]) for known in self._names(name) if known in self._tensors)
-        )
 
 
 def _at_least_int8(kind: Kind) -> Kind:
