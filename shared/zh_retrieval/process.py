@@ -62,10 +62,10 @@ class _Gate:
         self._ending: set[int] = set()  # threads as the system numbers them
         self._forking: int | None = None
 
-    def enter(self) -> None:
+    def enter(self, *, waits: bool) -> None:
         me = threading.get_ident()
         with self._changed:
-            while self._forking not in (None, me) and me not in self._inside and not self._awaited():
+            while waits and self._forking not in (None, me) and me not in self._inside and not self._awaited():
                 self._changed.wait()
             self._inside[me] = self._inside.get(me, 0) + 1
 
@@ -119,13 +119,14 @@ _GATE = _Gate()
 
 
 @contextmanager
-def forks_wait() -> Iterator[None]:
+def forks_wait(*, finalizer: bool = False) -> Iterator[None]:
     """Let every fork wait for the end of this block: for calls into native code, which has locks of its own.
 
     MKL, oneDNN and the tokenizers lock what their threads share. A child that was forked while another thread held such
-    a lock waits for ever at its first product. The block must not wait for another thread of Python.
+    a lock waits for ever at its first product. The block must not wait for another thread of Python. A `finalizer`
+    does not wait for a fork that has begun: its thread may hold a lock that the fork waits for.
     """
-    _GATE.enter()
+    _GATE.enter(waits=not finalizer)
     try:
         yield
     finally:

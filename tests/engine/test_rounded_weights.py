@@ -28,7 +28,9 @@ def widened(arrays, form):
     return (codes.reshape(-1, form.group) * scales.reshape(-1, 1)).reshape(form.outputs, form.inputs)
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("int8-rows", 0.501), ("int8", 0.501), ("int4", 1.001)])
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("int8-rows", 0.501), ("int8-256", 0.501), ("int8", 0.501), ("int4", 1.001)]
+)
 def test_no_number_is_off_by_more_than_half_a_step(kind, steps):
     values, form = weight(), Form.of(kind, 300, 1536)
     arrays = RoundedWeights().take("w", Stored("F32", values), form)
@@ -46,13 +48,20 @@ def test_bfloat16_rounds_as_torch_does():
     np.testing.assert_array_equal(bits, expected)
 
 
-@pytest.mark.parametrize(("width", "kind", "group"), [(1536, "int4", 128), (576, "int8", 64), (50, "int8-rows", 50)])
-def test_a_group_is_the_largest_that_divides_a_row(width, kind, group):
-    found = Form.of("int8" if kind == "int8-rows" else kind, 3, width)
+@pytest.mark.parametrize(
+    ("asked", "width", "kind", "group"),
+    [
+        ("int4", 1536, "int4", 128), ("int8", 1536, "int8", 128), ("int8", 576, "int8", 64),
+        ("int8", 50, "int8-rows", 50), ("int8-256", 1536, "int8-256", 256), ("int8-256", 384, "int8-256", 128),
+        ("int4", 50, "int8-rows", 50),
+    ],
+)  # fmt: skip
+def test_a_group_is_the_largest_that_divides_a_row(asked, width, kind, group):
+    found = Form.of(asked, 3, width)
     assert (found.kind, found.group) == (kind, group)
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "int8-rows", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["bfloat16", "int8-rows", "int8-256", "int8", "int4"])
 @pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_known_by_its_name(kind, fault):
     values = weight()

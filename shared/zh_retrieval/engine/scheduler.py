@@ -155,7 +155,8 @@ class Scheduler:
         except BaseException as error:
             self._abandon(error)
         finally:
-            self._engine = None
+            with process.forks_wait():
+                self._engine = None
             process.forks_wait_for_end()
             self._end()
 

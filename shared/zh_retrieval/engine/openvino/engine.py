@@ -21,7 +21,6 @@ from zh_retrieval.engine.openvino.buckets import buckets
 from zh_retrieval.engine.openvino.readouts import Readout
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
-from zh_retrieval.options import Quantization
 from zh_retrieval.sequence import Tokens
 
 
@@ -59,12 +58,12 @@ class Settings:
     Attributes:
         bfloat16: Multiply in bfloat16; sums, norms and what goes on between layers stay float32.
         threads: How many threads compute, the worker's own included.
-        quantization: What the weights are rounded to; activations are then rounded to int8 in groups of 128.
+        group: Activations are rounded to int8, so many numbers together; 0: they are not.
     """
 
     bfloat16: bool
     threads: int
-    quantization: Quantization | None = None
+    group: int = 0
 
     def properties(self) -> dict[str, Any]:
         """Return the properties that OpenVINO's CPU plugin takes."""
@@ -74,7 +73,7 @@ class Settings:
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": "bf16" if self.bfloat16 else "f32",
             "ENABLE_CPU_PINNING": False,  # cores belong to the whole process
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128 if self.quantization else 0,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self.group,
         }
 
 
@@ -140,8 +139,13 @@ class OpenVinoEngine:
         self._settings = settings
         self._budget = Budget(max_batch_tokens, self.device)
         self._request: Any = None
-        self._compile()
         _ALIVE.add(self)
+        self._compile()
+
+    def __del__(self) -> None:
+        """Free what is compiled before a fork comes: a child that has half of it hangs or aborts."""
+        with process.forks_wait(finalizer=True):
+            self._request = self._elsewhere = None
 
     @property
     def max_batch_tokens(self) -> int:
@@ -149,7 +153,9 @@ class OpenVinoEngine:
         return self._budget.tokens
 
     def _compile(self) -> None:
-        self._request = compiled(self._build(), self._settings)
+        model = self._build()
+        with process.forks_wait():  # until it is where `renew` finds it: a child frees what is in a thread's frames
+            self._request = compiled(model, self._settings)
 
     def activate(self) -> AbstractContextManager[object]:
         """Return a context that does nothing."""

@@ -16,12 +16,14 @@ from openvino import opset15 as op
 from zh_retrieval.checkpoint.tensors import Stored
 from zh_retrieval.engine.openvino.ops import Node, numbers
 
-Kind = Literal["bfloat16", "int8-rows", "int8", "int4"]
-"""bfloat16; int8 with a scale for each row, or for each group of inputs; int4 with a scale for each group."""
+Kind = Literal["bfloat16", "int8-rows", "int8-256", "int8", "int4"]
+"""bfloat16; int8 with a scale for each row, for 256 inputs, or for 128; int4 with a scale for 128 inputs."""
 
 _GROUPS = (128, 64, 32)  # inputs that share a scale: the most that divide a row
 _BLOCK = 300_000  # numbers at a time: what a core's cache holds
-_TYPES: dict[str, type[np.generic]] = {"bfloat16": np.uint16, "int8-rows": np.int8, "int8": np.int8, "int4": np.uint8}
+_TYPES: dict[Kind, type[np.generic]] = {
+    "bfloat16": np.uint16, "int8-rows": np.int8, "int8-256": np.int8, "int8": np.int8, "int4": np.uint8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,11 @@ class Form:
     @staticmethod
     def of(kind: Kind, outputs: int, inputs: int) -> Form:
         """Return the form; a row that no group divides is rounded as a whole, and to int8 if it were int4."""
-        group = next((size for size in _GROUPS if inputs % size == 0), None)
-        if kind in ("int8", "int4") and group is None:
-            kind = "int8-rows"
-        return Form(kind, outputs, inputs, group if group and kind in ("int8", "int4") else inputs)
+        if kind in ("bfloat16", "int8-rows"):
+            return Form(kind, outputs, inputs, inputs)
+        sizes = (256, *_GROUPS) if kind == "int8-256" else _GROUPS
+        group = next((size for size in sizes if inputs % size == 0), None)
+        return Form("int8-rows", outputs, inputs, inputs) if group is None else Form(kind, outputs, inputs, group)
 
     def arrays(self) -> list[tuple[type[np.generic], tuple[int, int]]]:
         """Return dtype and shape of the codes, and of the scales if there are any."""
