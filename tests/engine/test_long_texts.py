@@ -12,6 +12,7 @@ import zh_retrieval as zr
 from tests import golden
 from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
+from tests.memory import WATCH
 from zh_retrieval.bench import random_weights
 from zh_retrieval.engine.openvino.alibi import MOST
 
@@ -58,24 +59,14 @@ def test_8192_tokens_need_less_than_600_mb(tmp_path):
     shape = {**spec.shape, "num_hidden_layers": 2}
     random_weights.write(dataclasses.replace(spec, name="mine", aliases=(), sources=(), shape=shape), tmp_path)
     code = f"""
-import threading, time
 import zh_retrieval as zr
-
-def used():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1000
 
 encoder = zr.load_encoder({MODEL!r}, path={str(tmp_path)!r}, device="cpu", dtype="float32")
 encoder.encode_documents(["天气" * 20])
 before, peak = used(), [0]
-
-def watch():
-    while True:
-        peak[0] = max(peak[0], used())
-        time.sleep(0.005)
-
-threading.Thread(target=watch, daemon=True).start()
+watch(peak)
 encoder.encode_documents(["天气" * 4100])
 print(peak[0] - before)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", WATCH + code], capture_output=True, text=True, check=True)
     assert 50 < float(result.stdout) < 600

@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import flex_attention
 import zh_retrieval as zr
 from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
+from tests.memory import WATCH
 from zh_retrieval.layers.alibi import alibi_attention, attend_flex, document_blocks, slopes
 from zh_retrieval.layers.packing import pack
 from zh_retrieval.sequence import Tokens
@@ -88,13 +89,10 @@ def test_flex_skips_blocks_of_other_sequences():
 @pytest.mark.slow
 def test_8192_tokens_need_little_memory():
     code = """
-import threading, time, torch
+import torch
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.layers.packing import pack
 from zh_retrieval.models.jina_bert import JinaBertModel, jina_config
-
-def used():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1000
 
 sizes = dict(vocab_size=100, hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072)
 model = JinaBertModel(jina_config(sizes | dict(position_embedding_type="alibi", feed_forward_type="geglu"))).eval()
@@ -102,17 +100,11 @@ with torch.inference_mode():
     short, long = (pack([Tokens([1] * n)], torch.device("cpu")) for n in (64, 8192))
     model(short.input_ids, short.layout)
     before, peak = used(), [0]
-
-    def watch():
-        while True:
-            peak[0] = max(peak[0], used())
-            time.sleep(0.005)
-
-    threading.Thread(target=watch, daemon=True).start()
+    watch(peak)
     model(long.input_ids, long.layout)
 print(peak[0] - before)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", WATCH + code], capture_output=True, text=True, check=True)
     assert 50 < float(result.stdout) < 600  # MB; a dense bias alone would be 3200
 
 

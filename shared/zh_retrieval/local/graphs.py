@@ -35,13 +35,9 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _COPIED = 2_000_000_000  # bytes of weights that are copied: a file that somebody writes again takes its maps along
-_BYTES: Mapping[Kind, float] = {
-    "bfloat16": 2,
-    "int8-rows": 1,
-    "int8-256": 1.02,
-    "int8": 1.03,
-    "int4": 0.53,
-}  # of one weight
+_BYTES: Mapping[Kind, float] = {  # of one weight
+    "bfloat16": 2, "int8-rows": 1, "int8-256": 1.02, "int8": 1.03, "int4": 0.53,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

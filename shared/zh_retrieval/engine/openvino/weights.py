@@ -113,11 +113,9 @@ class Weights:
         self._alive.append(values)
         return values
 
-    def bias(self, name: str | list[str], outputs: int) -> Node:
-        """Return the bias of a linear layer, (O,), stacked as its weight is."""
-        return op.constant(
-            np.concatenate([self.array(n, outputs) for n in ([name] if isinstance(name, str) else name)])
-        )
+    def bias(self, name: str, outputs: int) -> Node:
+        """Return the bias of a linear layer, (O,)."""
+        return self.table(name, outputs)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Stored:
         found = next((known for known in self._names(name) if known in self._tensors), None)
