@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from zh_retrieval.errors import ConfigError, MissingExtraError
-from zh_retrieval.options import OPTIONS
 
 _CPUS_OF_A_WORKER = 8  # on machines with more cores several processes are faster than one
 _CPUS_BESIDE_A_GPU = 4  # tokenizing for one GPU
@@ -129,9 +128,4 @@ def use_threads(options: dict[str, Any], threads: int | None) -> dict[str, Any]:
     """Return load options with which a model of this process, which is a worker's, computes in so many CPU threads."""
     if threads is None or options.get("threads") is not None:
         return options
-    if "threads" in OPTIONS:
-        return {**options, "threads": threads}
-    import torch
-
-    torch.set_num_threads(threads)
-    return options
+    return {**options, "threads": threads}
