@@ -404,3 +404,19 @@ print("fine")
         tiny_bert(tmp_path),
     )
     assert result.stdout == "fine\n", result.stderr
+
+
+def test_a_graph_that_outlives_every_module_is_no_error_at_exit(tmp_path):
+    result = run_child(
+        """
+import os, sys
+import zh_retrieval as zr
+from zh_retrieval.engine.openvino import engine
+encoder = zr.load_encoder("bge-base-zh", path=sys.argv[1], device="cpu")
+encoder.encode_documents(["x"])
+os.kept = engine, next(iter(engine._ALIVE))  # a module that lives on has all its names set to None
+""",
+        tiny_bert(tmp_path),
+    )
+    assert result.returncode == 0
+    assert "OpenVinoEngine" not in result.stderr

@@ -6,6 +6,7 @@ Axes: B sequences of a batch, L tokens of the longest, R result rows.
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -142,10 +143,11 @@ class OpenVinoEngine:
         _ALIVE.add(self)
         self._compile()
 
-    def __del__(self) -> None:
+    def __del__(self, ends: Callable[[], bool] = sys.is_finalizing) -> None:
         """Free what is compiled before a fork comes: a child that has half of it hangs or aborts."""
-        with process.forks_wait(finalizer=True):
-            self._request = self._elsewhere = None
+        if not ends():  # when the interpreter ends, other modules may be gone
+            with process.forks_wait(finalizer=True):
+                self._request = self._elsewhere = None
 
     @property
     def max_batch_tokens(self) -> int:
