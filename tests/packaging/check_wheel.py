@@ -69,6 +69,7 @@ def _check_contents(wheel: Path) -> None:
         "zh_retrieval/builtin/e5-small-zh/model.q4.safetensors",
         "zh_retrieval/builtin/e5-small-zh/LICENSE",
         "zh_retrieval/builtin/demo/corpus.jsonl",
+        *(f"zh_retrieval/server/playground/{name}" for name in ("index.html", "page.css", "page.js")),
     ):
         assert needed in names, needed
     size = wheel.stat().st_size / 1e6

@@ -19,7 +19,7 @@ from zh_retrieval.server.metrics import Metrics
 from zh_retrieval.server.models import Models
 from zh_retrieval.server.problems import RequestError, answer, openai, own, problem
 from zh_retrieval.server.routes import openai as openai_routes
-from zh_retrieval.server.routes import operation, pages, rerank, score, tei
+from zh_retrieval.server.routes import operation, pages, playground, rerank, score, tei
 from zh_retrieval.server.routes import own as own_routes
 from zh_retrieval.server.routes.route import Route
 from zh_retrieval.server.running import Running
@@ -111,7 +111,7 @@ def tables(settings: Settings) -> tuple[Route, ...]:
     """Return every route."""
     dialects = (*own_routes.ROUTES, *openai_routes.ROUTES, *tei.ROUTES, *rerank.ROUTES, *score.ROUTES)
     documented = (*dialects, *operation.routes(public_metrics=settings.public_metrics))
-    return (*documented, *pages.routes(documented))
+    return (*documented, *pages.routes(documented), *playground.ROUTES)
 
 
 def _router(running: Running) -> ASGIApp:
@@ -122,7 +122,7 @@ def _router(running: Running) -> ASGIApp:
         router = CORSMiddleware(
             router, settings.cors_origins, allow_methods=("GET", "POST"), max_age=3600,
             allow_headers=("Authorization", "Content-Type", "Content-Encoding", "X-Request-Id"),
-            expose_headers=("X-Request-Id", "X-Truncated", "X-Side", "Retry-After"),
+            expose_headers=("X-Request-Id", "X-Truncated", "X-Side", "Retry-After", "Server-Timing"),
         )  # fmt: skip
     return router
 

@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,12 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What a handler gets: the JSON object that was sent ({} for GET), and the parameters of the path."""
+    """What a handler gets: the JSON object that was sent ({} for GET), the parameters of the path, the headers."""
 
     running: Running
     body: dict[str, Any]
     path: dict[str, Any]
+    headers: Mapping[bytes, bytes]
 
 
 Handler = Callable[[Incoming], Awaitable[Response]]
@@ -106,9 +107,11 @@ class Exchange:
                 body = await _object(headers, receive, limit)
             computing = time.perf_counter()
             running.metrics.stages.labels(self._name, "read").observe(computing - start)
-            work = self._handled(Incoming(running, body, scope.get("path_params", {})))
+            work = self._handled(Incoming(running, body, scope.get("path_params", {}), headers))
             response = await (while_connected(work, receive) if posted else work)
-            running.metrics.stages.labels(self._name, "compute").observe(time.perf_counter() - computing)
+            seconds = time.perf_counter() - computing
+            running.metrics.stages.labels(self._name, "compute").observe(seconds)
+            response.headers["server-timing"] = f"compute;dur={1000 * seconds:.2f}"
             return response
         except ClientGoneError:
             raise

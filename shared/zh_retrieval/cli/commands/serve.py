@@ -80,7 +80,7 @@ def _announce(url: str, settings: Settings) -> None:
     key = ' -H "Authorization: Bearer $ZH_RETRIEVAL_API_KEY"' if settings.keys else ""
     body = '{"input": "西湖在哪里？"}'
     print(url)
-    print(f"Documentation: {url}/docs")
+    print(f"Documentation: {url}/docs, playground: {url}/")
     print(f"Try: curl {url}/v1/embeddings{key} -H 'Content-Type: application/json' -d '{body}'")
     sys.stdout.flush()
     logging.getLogger(__name__).info("ready")

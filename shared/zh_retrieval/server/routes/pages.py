@@ -39,7 +39,6 @@ def routes(tables: Sequence[Route]) -> tuple[Route, ...]:
     return (
         Route("GET", "/openapi.json", described, own, public=True, work=False),
         Route("GET", "/docs", shown, own, public=True, work=False),
-        Route("GET", "/", shown, own, public=True, work=False),
     )
 
 
@@ -87,5 +86,7 @@ def _page(tables: Sequence[Route]) -> str:
         "<code>Authorization: Bearer KEY</code>. Queries and documents are told apart by the model's suffix "
         "(<code>NAME-query</code>, <code>NAME-document</code>) or by <code>input_type</code>, <code>prompt_name</code> "
         "or <code>task</code>; without any, texts are documents. Scores are from 0 to 1; <code>raw_scores: true</code> "
-        'gives raw ones. <a href="openapi.json">OpenAPI document</a></p>' + "".join(parts) + "</html>"
+        'gives raw ones. <a href="openapi.json">OpenAPI document</a>, <a href="./">playground</a></p>'
+        + "".join(parts)
+        + "</html>"
     )

@@ -12,7 +12,7 @@ from zh_retrieval.errors import InputError
 from zh_retrieval.server import fields
 from zh_retrieval.server.exchange import Incoming
 from zh_retrieval.server.problems import RequestError, tei
-from zh_retrieval.server.routes.embedding import headers, inputs, json_reply, side_of, vectors
+from zh_retrieval.server.routes.embedding import SIDE_FIELDS, headers, inputs, json_reply, side_of, vectors
 from zh_retrieval.server.routes.route import Route
 from zh_retrieval.server.routes.scoring import scored
 
@@ -74,17 +74,20 @@ async def info(incoming: Incoming) -> Response:
 
 
 async def tokenize(incoming: Incoming) -> Response:
-    """Texts to tokens: id, text, whether special, and the characters they stand for."""
+    """Texts to tokens: id, text, whether special, and the characters they stand for; `prompt_name` adds its words."""
     body = incoming.body
     name = body.get("model")
     models = incoming.running.models
     single = models.all[0] if len(models.all) == 1 else None
-    served = single if name is None and single is not None else models.encoder(name)[0]
+    served, of_id = (single, None) if name is None and single is not None else models.encoder(name)
     tokenizer = getattr(served.handle, "tokenizer", None)
     if tokenizer is None:
         raise InputError(f"{served.name} has no tokenizer here.")
     texts = inputs(body, "inputs")
     incoming.running.check_count(len(texts), "inputs")
+    if of_id is not None or any(body.get(field) is not None for field in SIDE_FIELDS):
+        prompted = served.spec.format_query if side_of(body, of_id) == "query" else served.spec.format_document
+        texts = [prompted(text) for text in texts]
     special = fields.switch(body, "add_special_tokens", True)
     return json_reply(await asyncio.to_thread(_tokens, tokenizer, texts, special), {})
 
