@@ -115,7 +115,11 @@ class Exchange:
             return response
         except ClientGoneError:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):  # the host ends, or it knows that the client went away
+                if not running.health.draining:
+                    raise
+                error = RequestError(503, "The server ended before this was done. Ask again.", "not_ready")
             found = problem(error, running.metrics.retry_after())
             running.metrics.errors.labels(found.kind).inc()
             if not isinstance(error, (RequestError, ZhRetrievalError)) or found.status == 500:

@@ -24,7 +24,7 @@ class Health:
         self._served = served
         self._suspects: dict[Served[Any], str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self.draining = False
         self._loaded = asyncio.Event()
         self.failure: BaseException | None = None
 
@@ -44,11 +44,11 @@ class Health:
 
     def drain(self) -> None:
         """Take no more work: what was taken is finished."""
-        self._draining = True
+        self.draining = True
 
     async def close(self) -> None:
         """Stop what goes on, and give the weights back."""
-        self._draining = True
+        self.draining = True
         for task in tuple(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -69,7 +69,7 @@ class Health:
 
     @property
     def _no_work(self) -> str | None:
-        if self._draining:
+        if self.draining:
             return "The server is shutting down. Ask another one."
         if self.failure is not None:
             return f"A model could not be loaded ({type(self.failure).__name__}). See the server's log."
@@ -77,7 +77,7 @@ class Health:
 
     def suspect(self, served: Served[Any], error: BaseException) -> None:
         """Doubt a model that failed, until it gives its first results again; load it anew if it was lost."""
-        if served in self._suspects or self._draining:
+        if served in self._suspects or self.draining:
             return
         self._suspects[served] = f"{served.name} failed with {type(error).__name__} and has not proved right since."
         self._run(self._prove(served))
