@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ from tests.server.serving import Server
 from tests.server.test_operation import flood
 from zh_retrieval.server.app import App
 from zh_retrieval.server.settings import Settings
+from zh_retrieval.testing import FakeEncoder
 
 MODEL = "e5-small-zh"
 
@@ -103,6 +105,24 @@ def test_what_fails_under_a_full_queue_loses_nothing(
     server.host.handle_exit(signal.SIGTERM, None)
     server.thread.join(20)
     assert not server.thread.is_alive()
+
+
+@pytest.mark.slow
+def test_a_connection_that_idles_is_kept_for_the_next_request() -> None:
+    """A server that closes first cuts the request that a client sends at that moment."""
+    server = Server(Settings(handles={"fake": FakeEncoder()}))
+    body = b'{"input":"\xe8\x8c\xb6"}'
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10) as line:
+        for pause in (0, 7):
+            time.sleep(pause)
+            line.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            assert line.recv(100).startswith(b"HTTP/1.1 200")
+            line.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                while line.recv(65536):
+                    pass
+            line.settimeout(10)
+    server.stop()
 
 
 def test_the_second_signal_ends_the_command_at_once() -> None:

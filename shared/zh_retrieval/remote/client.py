@@ -33,6 +33,7 @@ _PAUSES = (0.2, 30.0)  # seconds: after the first try, and at most
 _CONNECT = 10.0  # seconds
 _FIRST_TRIES = 3  # connections that fail before the first answer: the address is wrong rather than the server busy
 _WORTH_PACKING = 16_384  # bytes of a body
+_TOGETHER = 64  # requests: httpx looks through all that wait for a connection, once for each
 _KINDS: dict[str, type[ZhRetrievalError]] = {
     **{name: kind for name, kind in vars(errors).items() if isinstance(kind, type)},
     "UnscorableQueryError": UnscorableQueryError,
@@ -59,6 +60,7 @@ class Client:
         self.address = address
         self._httpx = import_httpx()
         self._http: httpx.AsyncClient | None = None
+        self._turns = asyncio.Semaphore(_TOGETHER)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._met = False
@@ -116,8 +118,7 @@ class Client:
         """
         left = max(0.001, end - time.monotonic())
         try:
-            asked = self._connections().request(method, self.address.url + path, content=content, headers=headers)
-            response = await asyncio.wait_for(asked, left)
+            response = await asyncio.wait_for(self._asked(method, path, content, headers), left)
         except (asyncio.TimeoutError, self._httpx.TimeoutException):
             raise RemoteError(
                 f"{self.address.url} did not answer within {self.address.timeout:g} s. Raise timeout=, or send less."
@@ -132,12 +133,17 @@ class Client:
             return failure, _asked_for(response)
         raise failure
 
+    async def _asked(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> httpx.Response:
+        http = self._connections()
+        async with self._turns:
+            return await http.request(method, self.address.url + path, content=content, headers=headers)
+
     def _connections(self) -> httpx.AsyncClient:
         if self._closed:
             raise ClosedError("The remote model was closed. Load it again.")
         loop = asyncio.get_running_loop()
         if self._http is None or self._loop is not loop:  # the first request, also of a forked child
-            self._loop, self._http = loop, self._opened()
+            self._loop, self._http, self._turns = loop, self._opened(), asyncio.Semaphore(_TOGETHER)
         return self._http
 
     def _opened(self) -> httpx.AsyncClient:
@@ -146,7 +152,7 @@ class Client:
         opened: httpx.AsyncClient = self._httpx.AsyncClient(
             headers={**key, "user-agent": "zh-retrieval"},
             timeout=self._httpx.Timeout(address.timeout, connect=min(_CONNECT, address.timeout)),
-            limits=self._httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=20),
+            limits=self._httpx.Limits(max_connections=_TOGETHER, max_keepalive_connections=16, keepalive_expiry=20),
             mounts={f"all://{address.host}": None} if address.is_near else None,  # past any proxy
         )
         return opened

@@ -14,6 +14,7 @@ from zh_retrieval.server.app import App
 
 logger = logging.getLogger(__name__)
 
+_KEPT = 75  # seconds that an idle connection is kept: longer than clients and proxies do, so that these close first
 _TICK = 0.05  # seconds between two looks at what is under way
 
 
@@ -32,7 +33,7 @@ class Host(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, host, port, lifespan="on", log_config=None, access_log=False, server_header=False,
-                timeout_graceful_shutdown=max(1, round(drain)), backlog=2048,
+                timeout_graceful_shutdown=max(1, round(drain)), timeout_keep_alive=_KEPT, backlog=2048,
             )
         )  # fmt: skip
         self._app = app

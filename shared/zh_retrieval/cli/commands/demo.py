@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     passages, notes = _passages(arguments.input)
     questions = _questions(arguments)
     options = load_options(arguments)
-    machine = {"device", "dtype", "cache_dir", "local_files_only"}
+    machine = {"device", "dtype", "cache_dir", "local_files_only", "base_url", "api_key", "dialect", "timeout"}
     shared = {name: value for name, value in options.items() if name in machine}
     stages = Stages(
         arguments.model, options, arguments.reranker, {**shared, "path": arguments.reranker_path},
