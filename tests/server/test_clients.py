@@ -115,14 +115,3 @@ def test_ours(server: Server, wanted: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(encoder.encode_queries(TEXTS), wanted["query"], atol=1e-6)
         with pytest.raises(zr.InputError, match=r"texts\[1\]"):
             encoder.encode_documents(["好", "\ud83d"])
-
-
-def test_ragflow_sends_these(server: Server) -> None:
-    body = {"model": MODEL, "input": TEXTS, "encoding_format": "float", "drop_params": True}
-    assert server.post("/v1/embeddings", body).status_code == 200
-    assert len(server.post("/embed", {"inputs": "好"}).json()) == 1
-    body = {"query": "茶", "texts": TEXTS, "raw_scores": False, "truncate": True}
-    assert len(server.post("/rerank", body).json()) == 2
-    body = {"model": "bge-reranker-large", "query": "茶", "documents": TEXTS}
-    strings = {"return_documents": "true", "return_len": "true"}
-    assert len(server.post("/v1/rerank", {**body, **strings}).json()["results"]) == 2

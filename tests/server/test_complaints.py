@@ -142,13 +142,19 @@ def test_09_a_cut_is_visible(server: Server) -> None:
     assert "zh_retrieval_truncated_inputs_total" in server.get("/metrics").text
 
 
-def test_10_one_text_and_a_list_of_one_are_refused_alike() -> None:
-    with serving(Settings(handles={"fake": SlowEncoder(room=0)})) as server:
-        for asked in ("茶", ["茶"]):
-            start = time.perf_counter()
-            answers = (server.post("/v1/embeddings", {"input": asked}), server.post("/embed", {"inputs": asked}))
-            assert [answer.status_code for answer in answers] == [429, 429]
-            assert time.perf_counter() - start < 1
+def test_10_one_text_and_a_list_of_one_are_refused_alike_and_soon() -> None:
+    times = []
+    with (
+        serving(Settings(handles={"fake": SlowEncoder(room=0)})) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        for _ in range(10):
+            for path, field in (("/v1/embeddings", "input"), ("/embed", "inputs")):
+                for asked in ("茶", ["茶"]):
+                    start = time.perf_counter()
+                    assert client.post(path, json={field: asked}).status_code == 429
+                    times.append(time.perf_counter() - start)
+    assert sorted(times)[len(times) // 2] < 0.05
 
 
 def test_11_a_text_larger_than_the_queue_ends(server: Server) -> None:

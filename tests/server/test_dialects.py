@@ -136,18 +136,6 @@ def test_models_are_listed_with_their_sides(server: Server) -> None:
     assert server.get("/v1/models/nope", headers=KEY).status_code == 404
 
 
-def test_dify_asks_a_tei_server_in_this_order(server: Server) -> None:
-    info = server.get("/info", headers=KEY).json()
-    assert next(iter(info["model_type"])) == "embedding"
-    assert type(info["max_input_length"]) is int
-    assert type(info["max_client_batch_size"]) is int
-    tokens = ask(server, "/tokenize", {"inputs": ["str"]}).json()
-    assert set(tokens[0][0]) == {"id", "text", "special", "start", "stop"}
-    assert vectors(ask(server, "/v1/embeddings", {"input": ["ping"]})).shape == (1, 384)
-    ranked = ask(server, "/rerank", {"query": "好", "texts": TEXTS, "return_text": True}).json()
-    assert {entry["text"] for entry in ranked} == set(TEXTS)
-
-
 def test_every_spelling_of_rerank(server: Server) -> None:
     query, documents = "好茶", ["绿茶", "红茶好", "长城"]
     raw = ask(server, "/rerank", {"query": query, "texts": documents, "raw_scores": True}).json()
@@ -198,6 +186,12 @@ def test_many_inputs_come_in_order(server: Server, encoder: zr.Encoder) -> None:
     texts = [f"第{number}号茶" for number in range(600)]
     found = vectors(ask(server, "/v1/embeddings", {"model": MODEL, "input": texts}))
     np.testing.assert_allclose(found, encoder.encode_documents(texts), atol=1e-5)
+
+
+def test_more_inputs_than_the_limit_are_refused_by_name(server: Server) -> None:
+    response = ask(server, "/v1/embeddings", {"model": MODEL, "input": ["好"] * 2049})
+    assert response.status_code == 400
+    assert "max_texts=2048" in response.json()["error"]["message"]
 
 
 def test_a_body_over_the_limit_is_refused_by_name(server: Server) -> None:
