@@ -107,6 +107,7 @@ def windows(staging):
     return sum(part.name.isdigit() for part in staging.iterdir()) if staging.is_dir() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "kills"), [("embed", KILLS - KILLS // 2), ("rerank", KILLS // 2)])
 def test_killed_anywhere_a_job_resumes_to_the_same_bytes(tmp_path, commands, bert_flags, xlmr_flags, command, kills):
     job = embed_job(tmp_path, bert_flags) if command == "embed" else rerank_job(tmp_path, xlmr_flags)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from zh_retrieval.cli.main import main
 from zh_retrieval.distributed import EmbedDocuments, embed_dataset
+from zh_retrieval.distributed.job import run
 
 pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -199,6 +201,23 @@ def test_a_model_that_cannot_be_loaded_is_one_line(start, corpus, tmp_path):
     assert job.returncode == 2
     assert str(empty) in said
     assert "Traceback" not in said
+
+
+def test_a_cluster_without_a_free_cpu_is_said_and_waited_for(
+    cluster, corpus, flags, tmp_path, expected, capsys, monkeypatch
+):
+    class Holder:
+        def hold(self):
+            return True
+
+    holder = cluster.remote(Holder).options(num_cpus=2).remote()
+    assert cluster.get(holder.hold.remote())
+    monkeypatch.setattr(run, "_PATIENCE", 1.0)
+    threading.Timer(4.0, cluster.kill, args=(holder,)).start()
+    output = tmp_path / "out"
+    assert main(["embed", str(corpus), "-o", str(output), *flags, "--ray", "--workers", "2"]) == 0
+    assert "no CPU that is free" in capsys.readouterr().err
+    assert_once(output, expected)
 
 
 def test_a_local_cluster_ends_with_its_command(corpus, flags, tmp_path, expected, capsys):

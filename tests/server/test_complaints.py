@@ -214,6 +214,7 @@ def test_16_health_is_bad_while_the_device_is(server: Server) -> None:
         assert broken.get("/livez").status_code == 200
 
 
+@pytest.mark.slow
 def test_17_health_answers_under_load(server: Server) -> None:
     texts = [f"第{number}号茶，" * 40 for number in range(100)]
     busy = threading.Thread(target=server.post, args=("/v1/embeddings", {"input": texts}))

@@ -69,6 +69,7 @@ def test_hypercorn_serves_a_pickled_app() -> None:
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError("device lost"), 500), (SystemExit("worker killed"), 503)])
 def test_what_fails_under_a_full_queue_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int

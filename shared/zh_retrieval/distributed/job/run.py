@@ -140,6 +140,8 @@ class _Run:
         planning = self._ray.remote(plan_file)
         found: list[Range] = []
         results = [planning.remote(file, self._size.rows) for file in files]
+        if not self._ray.wait(results, timeout=_PATIENCE)[0]:
+            self._say("the cluster has no CPU that is free: waiting for one")
         for file, result in zip(files, results, strict=True):
             ranges = self._ray.get(result)
             if isinstance(ranges, str):
