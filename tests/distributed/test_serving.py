@@ -134,7 +134,8 @@ applications:
         autoscaling_config: {{min_replicas: 1, max_replicas: 4, target_ongoing_requests: 64}}
         ray_actor_options: {{num_cpus: 4}}
 """
-    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+    validate = getattr(ServeDeploySchema, "model_validate", None) or ServeDeploySchema.parse_obj  # Ray 2.45
+    (application,) = validate(yaml.safe_load(text)).applications
     module, _, name = application.import_path.partition(":")
     assert (module, getattr(__import__(module, fromlist=[name]), name)) == (serve_app.__module__[:24], serve_app)
     bound = serve_app(application.args)
