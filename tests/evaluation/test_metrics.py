@@ -1,7 +1,9 @@
 """Numbers against a computation by hand and against trec_eval's code, on ties, no answers and graded labels."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import zh_retrieval as zr
@@ -9,6 +11,8 @@ from tests.evaluation.fakes import Written, ranking
 from zh_retrieval.evaluation.dataset import Dataset, Passage
 from zh_retrieval.evaluation.evaluate import evaluate_systems
 from zh_retrieval.evaluation.metrics import per_query
+from zh_retrieval.evaluation.results import Ranking
+from zh_retrieval.evaluation.runs import trec_lines
 
 QRELS = {
     "graded": {"a": 3, "b": 1, "c": 0, "gone": 2},  # nobody can find "gone"
@@ -59,6 +63,25 @@ def test_ties_break_as_trec_eval_breaks_them():
         ours = per_query(qrels, ["q"], {"q": ranking(*sorted_ids)})
         assert ours["nDCG@10"]["q"] == pytest.approx(theirs["ndcg_cut_10"])
         assert ours["RR@10"]["q"] == pytest.approx(theirs["recip_rank"])
+
+
+@pytest.mark.parametrize("right", ["a", "b", "c", "d"])
+def test_a_written_run_has_no_ties_that_another_program_breaks_otherwise(tmp_path, right):
+    import ir_measures
+
+    rankings = {"q": Ranking(("d", "a", "c", "b"), (0.25, 0.25, 0.25, -1.0))}
+    lines = list(trec_lines(SimpleNamespace(name="mit Lücke", rankings=rankings)))
+    scores = [float(line.split()[4]) for line in lines]
+    assert scores == sorted(set(scores), reverse=True)
+    np.testing.assert_allclose(scores, rankings["q"].scores, rtol=1e-6)
+    (tmp_path / "run").write_text("\n".join(lines), encoding="utf-8")
+    measures = [ir_measures.parse_measure(name) for name in ("RR@10", "nDCG@10", "AP")]
+    theirs = ir_measures.calc_aggregate(
+        measures, {"q": {right: 1}}, list(ir_measures.read_trec_run(str(tmp_path / "run")))
+    )
+    ours = per_query({"q": {right: 1}}, ["q"], rankings)
+    for measure, value in theirs.items():
+        assert ours[str(measure)]["q"] == pytest.approx(value), measure
 
 
 def test_the_mean_is_over_all_queries_with_an_answer_and_that_of_ir_measures():

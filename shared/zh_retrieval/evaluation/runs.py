@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from zh_retrieval.evaluation.dataset import Dataset
 from zh_retrieval.evaluation.results import Evaluation, SystemResult
 
@@ -29,11 +31,16 @@ def write_runs(evaluation: Evaluation, folder: Path) -> list[Path]:
 
 
 def trec_lines(result: SystemResult) -> Iterator[str]:
-    """Yield the lines of a TREC run; nine digits give a float32 back exactly."""
+    """Yield the lines of a TREC run; nine digits give a float32 back exactly.
+
+    Programs sort by score and break ties in different ways: of equal scores the later one is a last bit smaller.
+    """
     tag = re.sub(r"\s+", "-", result.name)
     for query, ranking in result.rankings.items():
+        above = np.float32(np.inf)
         for rank, (name, score) in enumerate(zip(ranking.ids, ranking.scores, strict=True), 1):
-            yield f"{query} Q0 {name} {rank} {score:.9g} {tag}"
+            above = min(np.float32(score), np.nextafter(above, np.float32(-np.inf)))
+            yield f"{query} Q0 {name} {rank} {above:.9g} {tag}"
 
 
 def _json_lines(result: SystemResult, dataset: Dataset) -> Iterator[str]:
