@@ -138,11 +138,12 @@ def _rounding(graph: Graph, options: LoadOptions, encoder: bool, dtype: str) -> 
 def _encoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
     sizes = encoders.Sizes.of(folder.config)
     first = spec.pooling != "mean"
+    head = readouts.ClassificationHead()
 
     def body(weights: Weights) -> ov.Model:
-        hidden, inputs = encoders.body(sizes, weights, first)
         if spec.scoring is not None:
-            hidden = encoders.classification_head(sizes, weights, hidden)
+            head.load(weights, sizes.hidden)
+        hidden, inputs = encoders.body(sizes, weights, first)
         return ops.model([hidden], inputs)
 
     limit = min(sizes.limit, spec.length_limit)
@@ -154,7 +155,7 @@ def _encoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
     if spec.pooling is not None:
         return made(body, readouts.pooled(spec.pooling, dimensions), dimensions or sizes.hidden)
     check_one_label(folder.config)
-    return made(body, readouts.scored, 1)
+    return made(body, head, 1)
 
 
 def _decoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:

@@ -196,10 +196,3 @@ class _Dense:
 def _norm(sizes: Sizes, weights: LayerWeights, name: str, x: Node) -> Node:
     scale, shift = (weights.table(f"{name}.{part}", sizes.hidden) for part in ("weight", "bias"))
     return ops.layer_norm(x, scale, shift, sizes.eps)
-
-
-def classification_head(sizes: Sizes, weights: Weights, hidden: Node) -> Node:
-    """Return the logit of a cross-encoder, float32 (B, 1, 1), for the first token's row, (B, 1, H)."""
-    dense = _Dense(weights, "classifier.")
-    inner = op.tanh(dense("dense", hidden, sizes.hidden, sizes.hidden))
-    return dense("out_proj", inner, 1, sizes.hidden)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from zh_retrieval.engine.openvino.weights import Weights
 from zh_retrieval.recipes.spec import Pooling
 from zh_retrieval.sequence import Tokens
 
@@ -34,6 +35,32 @@ def scored(output: np.ndarray, _: Sequence[Tokens]) -> np.ndarray:
     """Return the scores, (R, 1), that a graph computes itself: its output is (B, 1, 1) or (B, 1)."""
     scores: np.ndarray = output.reshape(-1, 1).copy()
     return scores
+
+
+class ClassificationHead:
+    """Reads the scores of a cross-encoder, (R, 1), from the first token's state, float32 (B, 1, H) or (B, L, H).
+
+    Computed in float32 whatever the body computes in: every score passes through these few numbers, and to round them
+    to bfloat16 costs more of the order than to round the whole body.
+    """
+
+    def load(self, weights: Weights, hidden: int) -> None:
+        """Take the head's tensors, copied: a file that changes later does not show."""
+        self._dense = weights.array("classifier.dense.weight", hidden, hidden).copy()
+        self._dense_bias = weights.array("classifier.dense.bias", hidden).copy()
+        self._out = weights.array("classifier.out_proj.weight", 1, hidden).copy()
+        self._out_bias = weights.array("classifier.out_proj.bias", 1).copy()
+
+    def __call__(self, output: np.ndarray, tokens: Sequence[Tokens]) -> np.ndarray:
+        """Return the logits, float32 (R, 1)."""
+        del tokens
+        return _dense(np.tanh(_dense(output[:, 0], self._dense, self._dense_bias)), self._out, self._out_bias)
+
+
+def _dense(rows: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Return rows @ weight.T + bias, without BLAS: its threads spin after a product, and the graph's wait for cores."""
+    product: np.ndarray = np.einsum("bi,oi->bo", rows, weight) + bias
+    return product
 
 
 def target_inputs(tokens: Sequence[Tokens], longest: int) -> list[np.ndarray]:
