@@ -131,6 +131,16 @@ def test_eval_measures_there(there, folder, capsys):
     assert all(result["metrics"]["R@10"] == 1 for result in systems.values())
 
 
+def test_eval_takes_a_server_for_each_model(url, folder, capsys, monkeypatch):
+    monkeypatch.setenv("ZH_RETRIEVAL_API_KEY", KEY)
+    models = ["--model", f"{MODEL},base_url={url},name=there", "--model", f"{MODEL},base_url={url}0,name=nowhere"]
+    assert main(["eval", str(folder), *models[:2], "--no-bm25", "--cache", str(folder / "cache"), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert (result["name"], result["metrics"]["R@10"]) == ("there", 1)
+    assert main(["eval", str(folder), *models, "--no-bm25", "--cache", str(folder / "cache")]) == 2
+    assert f"{url}0" in capsys.readouterr().err
+
+
 def test_a_remote_handle_loads_nothing_that_computes(url):
     code = (
         "import sys, zh_retrieval as zr, langchain_zh_retrieval as lc, llama_index_zh_retrieval as li\n"
