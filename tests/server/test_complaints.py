@@ -16,7 +16,7 @@ import pytest
 
 import zh_retrieval as zr
 from tests.server.serving import Server, serving
-from tests.server.test_operation import SlowEncoder, flood
+from tests.server.test_operation import SlowEncoder, flood, wait_until
 from tests.tiny_models import tiny_xlmr_reranker
 from zh_retrieval.base import Pair
 from zh_retrieval.errors import DeviceMemoryError, OverloadedError
@@ -71,7 +71,7 @@ def test_01_one_bad_input_harms_nobody_else(server: Server, wanted: Callable[[Se
 
 
 def test_02_out_of_memory_is_an_answer_and_passes() -> None:
-    fake = SlowEncoder(seconds=0)
+    fake = SlowEncoder(holds=False)
 
     def full(_: np.ndarray) -> np.ndarray:
         raise DeviceMemoryError("The device has no memory left for 4700 tokens.")
@@ -83,10 +83,7 @@ def test_02_out_of_memory_is_an_answer_and_passes() -> None:
         assert "no memory left" in answer.json()["error"]["message"]
         fake.fault = lambda rows: rows
         assert server.post("/v1/embeddings", {"input": "好"}).status_code == 200
-        deadline = time.monotonic() + 10
-        while server.get("/readyz").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: server.get("/readyz").status_code == 200)
 
 
 def test_03_a_long_text_leaves_no_zeros_behind(
@@ -203,7 +200,7 @@ def test_16_health_is_bad_while_the_device_is(server: Server) -> None:
     def dead(_: np.ndarray) -> np.ndarray:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    fake = SlowEncoder(seconds=0)
+    fake = SlowEncoder(holds=False)
     with serving(Settings(handles={"fake": fake})) as broken:
         fake.fault = dead
         assert broken.post("/v1/embeddings", {"input": "好"}).status_code == 500
@@ -241,10 +238,7 @@ def test_18_a_client_waits_for_a_server_that_warms_up() -> None:
 
     server = Server(Settings(handles={MODEL: Late(384)}), wait=False)
     try:
-        deadline = time.monotonic() + 10
-        while not server.host.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: server.host.started)
         threading.Timer(1.5, go.set).start()
         with zr.load_encoder(MODEL, base_url=server.url) as encoder:
             np.testing.assert_allclose(encoder.encode_documents(["茶"]), FakeEncoder(384).encode_documents(["茶"]))
@@ -255,7 +249,7 @@ def test_18_a_client_waits_for_a_server_that_warms_up() -> None:
 
 
 def test_19_what_is_under_way_at_the_end_is_finished() -> None:
-    fake = SlowEncoder(seconds=0.6)
+    fake = SlowEncoder()
     server = Server(Settings(handles={"fake": fake}))
     answers: list[int] = []
     threads = [
@@ -264,11 +258,11 @@ def test_19_what_is_under_way_at_the_end_is_finished() -> None:
     ]
     for thread in threads:
         thread.start()
-    while fake.under_way < 20:
-        time.sleep(0.01)
+    wait_until(lambda: fake.under_way == 20)
     server.host.handle_exit(15, None)  # what SIGTERM does
     assert server.get("/readyz").status_code == 503
     assert server.post("/v1/embeddings", {"input": "茶"}).status_code == 503
+    fake.holds = False
     for thread in threads:
         thread.join()
     assert answers == [200] * 20

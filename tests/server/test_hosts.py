@@ -19,7 +19,7 @@ import pytest
 
 import zh_retrieval as zr
 from tests.server.serving import Server
-from tests.server.test_operation import flood
+from tests.server.test_operation import flood, texts_wait, wait_until
 from zh_retrieval.server.app import App
 from zh_retrieval.server.settings import Settings
 from zh_retrieval.testing import FakeEncoder
@@ -97,10 +97,7 @@ def test_what_fails_under_a_full_queue_loses_nothing(
     assert right
     found = np.array([answers[index].json()["data"][0]["embedding"] for index in right], np.float32)
     np.testing.assert_allclose(found, wanted[right], atol=1e-5)
-    deadline = time.monotonic() + 20
-    while server.get("/readyz").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: server.get("/readyz").status_code == 200)
     answer = server.post("/v1/embeddings", {"input": texts[0]}).json()["data"][0]["embedding"]
     np.testing.assert_allclose(answer, wanted[0], atol=1e-5)
     server.host.handle_exit(signal.SIGTERM, None)
@@ -108,6 +105,7 @@ def test_what_fails_under_a_full_queue_loses_nothing(
     assert not server.thread.is_alive()
 
 
+@pytest.mark.timing
 def test_the_first_request_is_no_slower_than_the_tenth() -> None:
     server = Server(Settings((MODEL,), {"dtype": "float32"}))
     times = []
@@ -156,7 +154,7 @@ def test_the_second_signal_ends_the_command_at_once() -> None:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        time.sleep(1)
+        wait_until(lambda: texts_wait(url))
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert process.poll() is None  # it works on

@@ -27,19 +27,21 @@ BODY = {"input": "好"}
 
 
 class SlowEncoder(FakeEncoder):
-    """Takes a while for each call, refuses more than `room` at once, and can be broken."""
+    """Holds every call until it is let go, refuses more than `room` at once, and can be broken."""
 
-    def __init__(self, seconds: float = 0.3, room: int = 1000) -> None:
+    def __init__(self, *, holds: bool = True, room: int = 1000) -> None:
         super().__init__()
-        self.seconds, self.room, self.under_way, self.cancelled = seconds, room, 0, 0
+        self.holds, self.room, self.under_way, self.refused, self.cancelled = holds, room, 0, 0, 0
         self.fault: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
 
     async def aencode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
         if self.under_way >= self.room:
+            self.refused += 1
             raise OverloadedError("Too much waits.")
         self.under_way += 1
         try:
-            await asyncio.sleep(self.seconds)
+            while self.holds:  # noqa: ASYNC110  (set by another thread)
+                await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -51,6 +53,19 @@ class SlowEncoder(FakeEncoder):
         return self.fault(super().encode_documents(texts))
 
 
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    """Look every hundredth of a second until something is so; it must be within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def texts_wait(url: str, **headers: str) -> bool:
+    """Return True if a server says that texts wait to be computed."""
+    return re.search(r"queue_tokens\{.*\} [1-9]", httpx.get(f"{url}/metrics", headers=headers).text) is not None
+
+
 async def flood(url: str, paths: list[tuple[str, dict[str, object]]]) -> list[httpx.Response]:
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
@@ -59,7 +74,13 @@ async def flood(url: str, paths: list[tuple[str, dict[str, object]]]) -> list[ht
 
 def test_a_full_queue_refuses_in_the_routes_dialect() -> None:
     fake = SlowEncoder(room=5)
+
+    def let_go() -> None:
+        wait_until(lambda: fake.refused == 35)
+        fake.holds = False
+
     with serving(Settings(handles={"fake": fake})) as server:
+        threading.Thread(target=let_go).start()
         asked = [("/v1/embeddings", BODY), ("/embed", {"inputs": ["好"]})] * 20
         answers = asyncio.run(flood(server.url, asked))
     refused = [answer for answer in answers if answer.status_code == 429]
@@ -88,14 +109,11 @@ def test_a_real_queue_refuses_and_what_was_accepted_is_right() -> None:
 
 
 def test_work_of_a_client_that_left_is_dropped() -> None:
-    fake = SlowEncoder(seconds=20)
+    fake = SlowEncoder()
     with serving(Settings(handles={"fake": fake})) as server:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{server.url}/v1/embeddings", json=BODY, timeout=0.3)
-        deadline = time.monotonic() + 5
-        while not fake.cancelled and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert fake.cancelled == 1
+            httpx.post(f"{server.url}/v1/embeddings", json=BODY, timeout=httpx.Timeout(30, read=1))
+        wait_until(lambda: fake.cancelled == 1)
         assert "zh_retrieval_dropped_total 1.0" in server.get("/metrics").text
 
 
@@ -106,7 +124,7 @@ def test_a_fault_is_an_error_and_readiness_waits_for_the_proof(fault: str) -> No
             raise RuntimeError("device lost, secret detail")
         return rows * (np.nan if fault == "nan" else 0)
 
-    fake = SlowEncoder(seconds=0)
+    fake = SlowEncoder(holds=False)
     with serving(Settings(handles={"fake": fake})) as server:
         assert server.get("/readyz").status_code == 200
         fake.fault = broken
@@ -117,10 +135,7 @@ def test_a_fault_is_an_error_and_readiness_waits_for_the_proof(fault: str) -> No
         assert server.get("/readyz").status_code == 503
         assert server.get("/livez").status_code == 200
         fake.fault = lambda rows: rows
-        deadline = time.monotonic() + 10
-        while server.get("/readyz").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: server.get("/readyz").status_code == 200)
         assert server.post("/v1/embeddings", BODY).status_code == 200
 
 
@@ -134,10 +149,7 @@ def test_before_the_models_are_loaded() -> None:
 
     server = Server(Settings(handles={"late": Late()}), wait=False)
     try:
-        deadline = time.monotonic() + 10
-        while not server.host.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: server.host.started)
         assert server.get("/livez").status_code == 200
         for answer in (server.get("/readyz"), server.post("/v1/embeddings", BODY)):
             assert answer.status_code == 503
@@ -178,9 +190,7 @@ def test_the_command_serves_and_drains() -> None:
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 30
-        while not re.search(r"queue_tokens\{.*\} [1-9]", httpx.get(f"{url}/metrics", headers=headers).text):
-            assert time.monotonic() < deadline
+        wait_until(lambda: texts_wait(url, **headers))
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
