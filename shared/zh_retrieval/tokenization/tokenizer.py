@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SHORT = 1000  # characters; for a longer text only tokenizers' batches let other threads of Python go on meanwhile
 _PROBE = "今天天气很好，我们去公园散步。The weather is fine, 1 2 3."
 
 
@@ -46,7 +47,7 @@ class TextTokenizer:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bare token ids of each text."""
         with process.forks_wait():
-            if len(texts) == 1:  # no thread pool for a single text: faster, and safe to fork after
+            if len(texts) == 1 and len(texts[0]) <= _SHORT:  # no thread pool: safe to fork after
                 return [self.tokenizer.encode(texts[0], add_special_tokens=False).ids]
             encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
@@ -54,7 +55,10 @@ class TextTokenizer:
     def ids_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return bare token ids and the half-open character range of each."""
         with process.forks_wait():
-            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(text) <= _SHORT:
+                encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            else:
+                encoding = self.tokenizer.encode_batch([text], add_special_tokens=False)[0]
         return encoding.ids, encoding.offsets
 
     def many_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
