@@ -74,6 +74,7 @@ def poison(folder, marker):
     (folder / "modules.json").write_text(json.dumps(listing), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_code_beside_the_weights_never_runs_and_changes_nothing(layout, tmp_path):
     model, build = LAYOUTS[layout]

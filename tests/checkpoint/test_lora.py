@@ -92,6 +92,7 @@ def qwen1_adapter(folder, base, rank=4, alpha=16):
     return updates
 
 
+@pytest.mark.slow
 def test_an_adapter_for_the_original_qwen_1_is_mapped_like_its_weights(tmp_path):
     base, changed = checkpoint(tmp_path / "base"), checkpoint(tmp_path / "changed")
     updates = qwen1_adapter(tmp_path / "lora", base)

@@ -147,6 +147,7 @@ def test_windows_without_a_job_are_not_taken_over(tmp_path, bert_flags):
     assert not staging.exists()
 
 
+@pytest.mark.slow
 def test_a_second_job_with_one_output_says_so_and_leaves_the_first_alone(tmp_path, commands, bert_flags, capsys):
     job = embed_job(tmp_path, bert_flags)
     whole, output, staging = (tmp_path / name for name in ("whole.jsonl", "out.jsonl", "out.jsonl.partial"))
@@ -167,6 +168,7 @@ def test_a_second_job_with_one_output_says_so_and_leaves_the_first_alone(tmp_pat
 # --- out of disk ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jsonl", "npy", "parquet"])
 def test_a_full_disk_is_one_line_and_no_half_output(tmp_path, commands, bert_flags, suffix):
     source, output, whole = (tmp_path / name for name in ("in.txt", f"out.{suffix}", f"whole.{suffix}"))

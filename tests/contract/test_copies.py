@@ -177,6 +177,7 @@ print("loaded again")
 """
 
 
+@pytest.mark.slow
 def test_a_model_that_was_freed_with_all_others_is_loaded_again():
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
     assert done.stdout == "loaded again\n"

@@ -98,6 +98,7 @@ class Qdrant:
     similarity = staticmethod(lambda score: score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Faiss, Chroma, Qdrant])
 def test_a_store_on_disk_ranks_as_brute_force_after_a_restart(kind, tmp_path, encoder):
     kind(tmp_path / "store", ModelScopeEmbeddings(**OPTIONS)).fill()

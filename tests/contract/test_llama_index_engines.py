@@ -330,11 +330,13 @@ def test_what_changes_no_vector_hits_the_cache(ingested, tmp_path):
     assert reloaded(folder, device=NOWHERE, show_progress=True, **options).run(documents=documents())
 
 
+@pytest.mark.slow
 def test_ingestion_runs_in_worker_processes(encoder):
     made = IngestionPipeline(transformations=[ModelScopeEmbedding(**OPTIONS)]).run(documents=documents(), num_workers=2)
     np.testing.assert_allclose(vectors(made), encoder.encode_documents([text for _, text, _ in passages(6)]), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "cache_entries" not in inspect.getsource(IngestionPipeline.run),
     reason="this LlamaIndex leaves what workers cache behind",

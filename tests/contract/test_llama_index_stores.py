@@ -134,6 +134,7 @@ def test_metadata_filters_combine(folder, encoder):
         assert ids(index, question, 6, filters) == kept[:6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_node_added_after_a_restart_is_found_after_the_next(kind, tmp_path):
     folder = tmp_path / kind
@@ -153,6 +154,7 @@ print(json.dumps([[ids(index, q, 5), ids(index, q, 5, TOPIC1)] for q in question
 """
 
 
+@pytest.mark.slow
 def test_another_process_reads_the_store_and_ranks_the_same(folder, encoder):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True, check=False, timeout=120,

@@ -20,6 +20,7 @@ def corpus():
     return {name: text for name, text, _ in passages(None)}
 
 
+@pytest.mark.slow
 def test_embedders_find_the_same_ten_for_every_demo_question(corpus, encoder):
     names = list(corpus)
     vectors = encoder.encode_documents(list(corpus.values()))

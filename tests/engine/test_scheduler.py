@@ -278,6 +278,7 @@ def test_work_that_is_none_is_refused_to_its_caller(free):
     assert free.submit(sequences(1)).result(10)[0, 0] == 1
 
 
+@pytest.mark.slow
 def test_a_garbage_collection_may_release_a_model_anywhere(late):
     """A finalizer that closes runs between any two lines, in the worker and in callers."""
     for threshold in (1, 2, 3, 5, 7):

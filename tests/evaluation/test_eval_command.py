@@ -83,6 +83,7 @@ def without_costs(output):
     return json.dumps(found)
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes_apart_from_times(capsys, folder, reranker, tmp_path):
     arguments = ("--reranker", reranker, "--rerank-depth", 5, "--sweep")
     runs = [
@@ -144,6 +145,7 @@ def started(arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_where_it_was(folder, tmp_path):
     arguments = ["eval", folder, "--no-bm25", "--json", "--cache"]
     killed = started([*arguments, tmp_path / "cache"])

@@ -61,6 +61,7 @@ def test_scores_alone_equal_the_reference(reranker):
     np.testing.assert_allclose([reranker.score([pair])[0] for pair in PAIRS], SCORES, atol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [{"shards": 3}, {"as_bin": True}, {"as_bin": True, "shards": 2}])
 def test_every_file_layout_gives_the_same_scores(tmp_path, layout, each_engine):
     with load(checkpoint(tmp_path / "other", **layout)) as other:

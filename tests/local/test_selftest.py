@@ -87,6 +87,7 @@ def test_every_model_has_published_values():
     assert not set(PUBLISHED) - {spec.name for spec in MODELS}
 
 
+@pytest.mark.slow
 def test_permuted_weights_fail(copy):
     file = copy / "model.q4.safetensors"
     weights = load_file(file)
@@ -100,16 +101,19 @@ def test_permuted_weights_fail(copy):
     ]
 
 
+@pytest.mark.slow
 def test_wrong_pooling_fails():
     spec = replace(zr.get_spec("e5-small-zh"), pooling="cls")
     assert "published vector of 'hello world'" in failed(selftest(spec, **CPU))
 
 
+@pytest.mark.slow
 def test_a_wrong_prompt_fails():
     spec = replace(zr.get_spec("e5-small-zh"), query_template="{text}")
     assert failed(selftest(spec, **CPU)) == ["published vector of '泡绿茶水温多少？'"]
 
 
+@pytest.mark.slow
 def test_a_tampered_vocabulary_fails(copy):
     stored = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = stored["model"]["vocab"]

@@ -323,6 +323,7 @@ def test_what_is_no_query_is_refused(cross_encoder, query):
 # --- the extremes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ten_megabytes_of_text_are_cut(encoder):
     text = "今天天气很好，我们去公园散步。" * 230_000
     assert len(text.encode("utf-8")) > 10_000_000

@@ -108,6 +108,7 @@ def there(url, monkeypatch):
     return ["--base-url", url]
 
 
+@pytest.mark.slow
 def test_the_demo_runs_there_in_two_stages(there, capsys):
     flags = ["--framework", "langchain", "--json", "--reranker", "bge-reranker-large"]
     assert main(["demo", *flags, "--query", "绿茶", "--input", str(CORPUS / "corpus.jsonl"), *there]) == 0

@@ -135,6 +135,7 @@ def test_a_connection_that_idles_is_kept_for_the_next_request() -> None:
     server.stop()
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_the_command_at_once() -> None:
     command = [sys.executable, "-m", "zh_retrieval.cli.main", "serve", "--port", "0", "--dtype", "float32"]
     environment = {**os.environ, "ZH_RETRIEVAL_API_KEY": ""}
