@@ -135,6 +135,7 @@ def test_a_setting_that_does_not_concern_loading_keeps_the_weights(adapter):
     assert handle(adapter) is held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", KINDS, indirect=True)
 @pytest.mark.parametrize("change", [lambda made: made.unload(), lambda made: setattr(made, "max_length", 12)])
 def test_a_running_call_keeps_its_weights_to_the_end(adapter, change):

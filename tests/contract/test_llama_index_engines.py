@@ -68,6 +68,7 @@ def two_stages(core, encoder, question):
     return [candidates[entry.index] for entry in core.rank(question, [texts[name] for name in candidates], top_n=3)]
 
 
+@pytest.mark.slow
 def test_settings_give_the_model_to_indexes_that_name_none(embedding, nodes, encoder):
     Settings.embed_model = embedding
     index = VectorStoreIndex([node.model_copy(update={"embedding": None}) for node in nodes])

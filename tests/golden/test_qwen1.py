@@ -100,6 +100,7 @@ def test_tokenizer_ids_equal_the_reference():
         assert tokenizer.encode(case["text"], add_special_tokens=False).ids == case["ids"], case["text"]
 
 
+@pytest.mark.slow
 def test_a_missing_tensor_is_an_error_that_names_it(tmp_path, each_engine):
     broken = checkpoint(tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")

@@ -142,6 +142,7 @@ def test_results_that_do_not_agree_fail():
     assert not _agreement("lacking", one, one[:1], numbers).passed
 
 
+@pytest.mark.slow
 def test_doctor_prints_one_line_for_each_check(capsys):
     assert main(["doctor", "--selftest", "e5-small-zh", "--device", "cpu", "--dtype", "float32"]) == 0
     lines = capsys.readouterr().out.splitlines()

