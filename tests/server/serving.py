@@ -1,18 +1,23 @@
-"""A real uvicorn on a free loopback port, in a thread of the test's process."""
+"""A real uvicorn on a free loopback port, in a thread of the test's process, what it serves, and who asks."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import numpy as np
 
+from zh_retrieval.errors import OverloadedError
 from zh_retrieval.server.app import App
 from zh_retrieval.server.host import Host
 from zh_retrieval.server.settings import Settings
+from zh_retrieval.testing import FakeEncoder
 
 
 class QuietHost(Host):
@@ -61,3 +66,49 @@ def serving(settings: Settings) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+class HeldEncoder(FakeEncoder):
+    """Holds every call until it is let go, refuses more than `room` at once, and can be broken."""
+
+    def __init__(self, *, holds: bool = True, room: int = 1000) -> None:
+        super().__init__()
+        self.holds, self.room, self.under_way, self.refused, self.cancelled = holds, room, 0, 0, 0
+        self.fault: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+
+    async def aencode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
+        if self.under_way >= self.room:
+            self.refused += 1
+            raise OverloadedError("Too much waits.")
+        self.under_way += 1
+        try:
+            while self.holds:  # noqa: ASYNC110  (set by another thread)
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.under_way -= 1
+        return self.encode_documents(texts)
+
+    def encode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
+        return self.fault(super().encode_documents(texts))
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    """Look every hundredth of a second until something is so; it must be within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def texts_wait(url: str, **headers: str) -> bool:
+    """Return True if a server says that texts wait to be computed."""
+    return re.search(r"queue_tokens\{.*\} [1-9]", httpx.get(f"{url}/metrics", headers=headers).text) is not None
+
+
+async def flood(url: str, paths: list[tuple[str, dict[str, object]]]) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+        return await asyncio.gather(*(client.post(path, json=body) for path, body in paths))

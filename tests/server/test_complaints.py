@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 import zh_retrieval as zr
-from tests.server.serving import Server, serving
-from tests.server.test_operation import SlowEncoder, flood, wait_until
+from tests.server.serving import HeldEncoder, Server, flood, serving, wait_until
 from tests.tiny_models import tiny_xlmr_reranker
 from zh_retrieval.base import Pair
 from zh_retrieval.errors import DeviceMemoryError, OverloadedError
@@ -71,7 +70,7 @@ def test_01_one_bad_input_harms_nobody_else(server: Server, wanted: Callable[[Se
 
 
 def test_02_out_of_memory_is_an_answer_and_passes() -> None:
-    fake = SlowEncoder(holds=False)
+    fake = HeldEncoder(holds=False)
 
     def full(_: np.ndarray) -> np.ndarray:
         raise DeviceMemoryError("The device has no memory left for 4700 tokens.")
@@ -142,7 +141,7 @@ def test_09_a_cut_is_visible(server: Server) -> None:
 def test_10_one_text_and_a_list_of_one_are_refused_alike_and_soon() -> None:
     times = []
     with (
-        serving(Settings(handles={"fake": SlowEncoder(room=0)})) as server,
+        serving(Settings(handles={"fake": HeldEncoder(room=0)})) as server,
         httpx.Client(base_url=server.url) as client,
     ):
         for _ in range(10):
@@ -200,7 +199,7 @@ def test_16_health_is_bad_while_the_device_is(server: Server) -> None:
     def dead(_: np.ndarray) -> np.ndarray:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    fake = SlowEncoder(holds=False)
+    fake = HeldEncoder(holds=False)
     with serving(Settings(handles={"fake": fake})) as broken:
         fake.fault = dead
         assert broken.post("/v1/embeddings", {"input": "好"}).status_code == 500
@@ -249,7 +248,7 @@ def test_18_a_client_waits_for_a_server_that_warms_up() -> None:
 
 
 def test_19_what_is_under_way_at_the_end_is_finished() -> None:
-    fake = SlowEncoder()
+    fake = HeldEncoder()
     server = Server(Settings(handles={"fake": fake}))
     answers: list[int] = []
     threads = [
@@ -306,7 +305,7 @@ def test_21_too_much_is_429_on_every_route_never_500() -> None:
         ("/v1/zh-retrieval/embed", {"model": MODEL, "texts": ["茶"]}),
         ("/v1/zh-retrieval/score", {"model": "bge-reranker-large", "pairs": [["茶", "绿茶"]]}),
     ]  # fmt: skip
-    with serving(Settings(handles={"slow": SlowEncoder(room=0), "full": Full()})) as server:
+    with serving(Settings(handles={"slow": HeldEncoder(room=0), "full": Full()})) as server:
         answers = asyncio.run(flood(server.url, asked))
     assert [answer.status_code for answer in answers] == [429] * len(asked)
     assert all(1 <= int(answer.headers["retry-after"]) <= 120 for answer in answers)

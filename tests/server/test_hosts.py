@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 
 import zh_retrieval as zr
-from tests.server.serving import Server
-from tests.server.test_operation import flood, texts_wait, wait_until
+from tests.server.serving import Server, flood, texts_wait, wait_until
 from zh_retrieval.server.app import App
 from zh_retrieval.server.settings import Settings
 from zh_retrieval.testing import FakeEncoder

@@ -10,70 +10,21 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 
 import httpx
 import numpy as np
 import pytest
 
 import zh_retrieval as zr
-from tests.server.serving import Server, serving
-from zh_retrieval.errors import OverloadedError
+from tests.server.serving import HeldEncoder, Server, flood, serving, texts_wait, wait_until
 from zh_retrieval.server.settings import Settings
 from zh_retrieval.testing import FakeEncoder
 
 BODY = {"input": "好"}
 
 
-class SlowEncoder(FakeEncoder):
-    """Holds every call until it is let go, refuses more than `room` at once, and can be broken."""
-
-    def __init__(self, *, holds: bool = True, room: int = 1000) -> None:
-        super().__init__()
-        self.holds, self.room, self.under_way, self.refused, self.cancelled = holds, room, 0, 0, 0
-        self.fault: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
-
-    async def aencode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
-        if self.under_way >= self.room:
-            self.refused += 1
-            raise OverloadedError("Too much waits.")
-        self.under_way += 1
-        try:
-            while self.holds:  # noqa: ASYNC110  (set by another thread)
-                await asyncio.sleep(0.01)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        finally:
-            self.under_way -= 1
-        return self.encode_documents(texts)
-
-    def encode_documents(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
-        return self.fault(super().encode_documents(texts))
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
-    """Look every hundredth of a second until something is so; it must be within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def texts_wait(url: str, **headers: str) -> bool:
-    """Return True if a server says that texts wait to be computed."""
-    return re.search(r"queue_tokens\{.*\} [1-9]", httpx.get(f"{url}/metrics", headers=headers).text) is not None
-
-
-async def flood(url: str, paths: list[tuple[str, dict[str, object]]]) -> list[httpx.Response]:
-    limits = httpx.Limits(max_connections=200)
-    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
-        return await asyncio.gather(*(client.post(path, json=body) for path, body in paths))
-
-
 def test_a_full_queue_refuses_in_the_routes_dialect() -> None:
-    fake = SlowEncoder(room=5)
+    fake = HeldEncoder(room=5)
 
     def let_go() -> None:
         wait_until(lambda: fake.refused == 35)
@@ -109,7 +60,7 @@ def test_a_real_queue_refuses_and_what_was_accepted_is_right() -> None:
 
 
 def test_work_of_a_client_that_left_is_dropped() -> None:
-    fake = SlowEncoder()
+    fake = HeldEncoder()
     with serving(Settings(handles={"fake": fake})) as server:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/v1/embeddings", json=BODY, timeout=httpx.Timeout(30, read=1))
@@ -124,7 +75,7 @@ def test_a_fault_is_an_error_and_readiness_waits_for_the_proof(fault: str) -> No
             raise RuntimeError("device lost, secret detail")
         return rows * (np.nan if fault == "nan" else 0)
 
-    fake = SlowEncoder(holds=False)
+    fake = HeldEncoder(holds=False)
     with serving(Settings(handles={"fake": fake})) as server:
         assert server.get("/readyz").status_code == 200
         fake.fault = broken

@@ -7,7 +7,7 @@ thread-safe, so cutting and framing happen here, on lists.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from zh_retrieval.errors import CheckpointError
 from zh_retrieval.recipes.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -46,28 +46,22 @@ class TextTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the bare token ids of each text."""
-        with process.forks_wait():
-            if len(texts) == 1 and len(texts[0]) <= _SHORT:  # no thread pool: safe to fork after
-                return [self.tokenizer.encode(texts[0], add_special_tokens=False).ids]
-            encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in self._encodings(texts, self.tokenizer.encode_batch_fast)]
 
     def ids_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return bare token ids and the half-open character range of each."""
-        with process.forks_wait():
-            if len(text) <= _SHORT:
-                encoding = self.tokenizer.encode(text, add_special_tokens=False)
-            else:
-                encoding = self.tokenizer.encode_batch([text], add_special_tokens=False)[0]
-        return encoding.ids, encoding.offsets
+        return self.many_with_offsets([text])[0]
 
     def many_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Return `ids_with_offsets` of each text."""
-        if len(texts) == 1:
-            return [self.ids_with_offsets(texts[0])]
-        with process.forks_wait():
-            encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._encodings(texts, self.tokenizer.encode_batch)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def _encodings(self, texts: Sequence[str], batch: Callable[..., list[Encoding]]) -> list[Encoding]:
+        with process.forks_wait():
+            if len(texts) == 1 and len(texts[0]) <= _SHORT:  # no thread pool: safe to fork after
+                return [self.tokenizer.encode(texts[0], add_special_tokens=False)]
+            return batch(list(texts), add_special_tokens=False)
 
     def frame(self, ids: Sequence[int], max_length: int) -> list[int]:
         """Return prefix + ids + suffix, `ids` cut so that the whole is at most `max_length` tokens."""

@@ -32,8 +32,8 @@ def pooled(pooling: Pooling, dimensions: int | None = None) -> Readout:
 
 
 def scored(output: np.ndarray, _: Sequence[Tokens]) -> np.ndarray:
-    """Return the scores, (R, 1), that a graph computes itself: its output is (B, 1, 1) or (B, 1)."""
-    scores: np.ndarray = output.reshape(-1, 1).copy()
+    """Return the scores, (R, 1), that a graph computes itself: its output, (B, 1), copied."""
+    scores: np.ndarray = output.copy()
     return scores
 
 
