@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from langchain_core.documents import Document
 
 from langchain_zh_retrieval.embeddings import ModelScopeEmbeddings
+from zh_retrieval import InputError
 from zh_retrieval.chunking import sentence_spans
 from zh_retrieval.frameworks.conversion import copied
 from zh_retrieval.validation import check_items
@@ -22,7 +23,13 @@ def late_chunks(
 
     Raises:
         ConfigError: The model does not pool by mean.
+        InputError: The arguments are the other way round, or no such things.
     """
+    if isinstance(documents, ModelScopeEmbeddings) or not isinstance(embeddings, ModelScopeEmbeddings):
+        raise InputError(
+            f"late_chunks got ({type(documents).__name__}, {type(embeddings).__name__}), expected "
+            "(documents, ModelScopeEmbeddings): late_chunks(documents, embeddings)."
+        )
     chunks: list[Document] = []
     vectors: list[list[float]] = []
     for document in check_items(documents, Document, "documents"):

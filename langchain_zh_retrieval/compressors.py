@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict, Field
+from typing_extensions import Unpack
 
 from zh_retrieval import InputError
 from zh_retrieval.frameworks.calls import Kept, RerankerFields
 from zh_retrieval.frameworks.conversion import copied
+from zh_retrieval.frameworks.keywords import RerankerKwargs
 from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
 from zh_retrieval.recipes.spec import Scoring
@@ -32,6 +34,7 @@ class _ModelScopeReranker(RerankerFields, BaseDocumentCompressor, BaseCrossEncod
 
         `metadata["relevance_score"]` of a copy is the score as a float, after `normalize`. The input is not changed;
         metadata that cannot be copied (a lock, a file) is in the copies too. A query without scores: see `on_error`.
+        `callbacks` are not called, as by LangChain's own compressors: a tracer sees `as_runnable()`.
         """
         taken = check_items(documents, Document, "documents")
         return self._copies(taken, self._ranked(query, [each.page_content for each in taken])) if taken else []
@@ -86,6 +89,12 @@ class ModelScopeReranker(_ModelScopeReranker):
 
     normalize: Normalize = Field(default="none", description="What is done to a raw score.")
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, model: str | None = None, *, normalize: Normalize = "none", **fields: Unpack[RerankerKwargs]
+        ) -> None: ...
+
 
 class BGEReranker(_ModelScopeReranker):
     """A cross-encoder: bge-reranker-large, or another of its family.
@@ -98,6 +107,16 @@ class BGEReranker(_ModelScopeReranker):
 
     _scoring: ClassVar[Scoring | None] = "classification"
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            model: str | None = None,
+            *,
+            normalize: Literal["none", "sigmoid"] = "none",
+            **fields: Unpack[RerankerKwargs],
+        ) -> None: ...
+
 
 class RankingGPTReranker(_ModelScopeReranker):
     """Query likelihood with RankingGPT-qwen-7b or another of its family, or any causal language model as `path`.
@@ -109,3 +128,13 @@ class RankingGPTReranker(_ModelScopeReranker):
     normalize: Literal["none", "exp"] = Field(default="none", description="What is done to a mean log-likelihood.")
 
     _scoring: ClassVar[Scoring | None] = "query-likelihood"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            model: str | None = None,
+            *,
+            normalize: Literal["none", "exp"] = "none",
+            **fields: Unpack[RerankerKwargs],
+        ) -> None: ...

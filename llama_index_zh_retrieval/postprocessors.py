@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from zh_retrieval import InputError
 from zh_retrieval.frameworks.calls import Kept, RerankerFields
 from zh_retrieval.frameworks.conversion import copied
-from zh_retrieval.frameworks.fields import without_defaults
+from zh_retrieval.frameworks.fields import Settings, without_defaults
+from zh_retrieval.frameworks.keywords import RerankerKwargs
 from zh_retrieval.ranking import Normalize
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_LIKELIHOOD
 from zh_retrieval.recipes.spec import Scoring
 from zh_retrieval.validation import check_items
+
+
+class PostprocessorKwargs(RerankerKwargs, total=False):
+    """The fields of a reranking model, and those of a postprocessor."""
+
+    keep_retrieval_score: bool
+    callback_manager: CallbackManager
+
 
 _dispatcher = get_dispatcher(__name__)
 _RETRIEVAL_SCORE = "retrieval_score"
@@ -40,6 +49,10 @@ class _ModelScopeReranker(RerankerFields, BaseNodePostprocessor):
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
         """Return what `to_dict` was made of; options at their defaults may be said by the environment here."""
         return super().from_dict(without_defaults(data), **kwargs)
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the settings without the key, and for `path=` a hash of the weights: pipelines cache results by it."""
+        return Settings(**super().to_dict(**kwargs), **self.weights())
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -118,6 +131,12 @@ class ModelScopeReranker(_ModelScopeReranker):
 
     normalize: Normalize = Field(default="none", description="What is done to a raw score.")
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, model: str | None = None, *, normalize: Normalize = "none", **fields: Unpack[PostprocessorKwargs]
+        ) -> None: ...
+
     @classmethod
     def class_name(cls) -> str:
         """Return the name under which LlamaIndex stores this class."""
@@ -135,6 +154,16 @@ class BGEReranker(_ModelScopeReranker):
 
     _scoring: ClassVar[Scoring | None] = "classification"
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            model: str | None = None,
+            *,
+            normalize: Literal["none", "sigmoid"] = "none",
+            **fields: Unpack[PostprocessorKwargs],
+        ) -> None: ...
+
     @classmethod
     def class_name(cls) -> str:
         """Return the name under which LlamaIndex stores this class."""
@@ -151,6 +180,16 @@ class RankingGPTReranker(_ModelScopeReranker):
     normalize: Literal["none", "exp"] = Field(default="none", description="What is done to a mean log-likelihood.")
 
     _scoring: ClassVar[Scoring | None] = "query-likelihood"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            model: str | None = None,
+            *,
+            normalize: Literal["none", "exp"] = "none",
+            **fields: Unpack[PostprocessorKwargs],
+        ) -> None: ...
 
     @classmethod
     def class_name(cls) -> str:

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.without_torch import PRESENT
 from zh_retrieval.local import building
 
-ENGINES = ("graph", "torch")
+ENGINES = ("graph", "torch") if PRESENT else ("graph",)
 
 
 @contextmanager

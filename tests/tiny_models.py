@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from zh_retrieval import builtin  # the built-in model's tokenizer has the XLM-R scheme
@@ -20,6 +23,8 @@ CHARACTERS = (
 
 def seeded(model: Any, seed: int = 0) -> Any:
     """Give every weight a reproducible random value, large enough that mistakes show."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -82,6 +87,20 @@ def tiny_bert(folder: Path, *, seed: int = 0, modules: bool = False, pooler: boo
     return folder
 
 
+def tiny_bert_reranker(folder: Path, *, seed: int = 0, labels: int = 1) -> Path:
+    """Write a BERT cross-encoder, as one is trained from bert-base-chinese."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder.mkdir(parents=True, exist_ok=True)
+    wordpiece_files(folder)
+    config = BertConfig(
+        vocab_size=len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines()), hidden_size=64,
+        num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, num_labels=labels,
+    )  # fmt: skip
+    seeded(BertForSequenceClassification(config), seed).save_pretrained(folder)
+    return folder
+
+
 def tiny_multilingual_bert(folder: Path, *, seed: int = 0, layers: int = 3) -> Path:
     """Write a BERT whose vocabulary has XLM-R's scheme, as multilingual-e5-small is published."""
     from transformers import BertConfig, BertModel
@@ -111,15 +130,28 @@ def tiny_xlmr(folder: Path, *, seed: int = 0, positions: int = 514) -> Path:
     return folder
 
 
-def tiny_xlmr_reranker(folder: Path, *, seed: int = 0, positions: int = 514) -> Path:
-    """Write an XLM-R cross-encoder with one label and the XLM-R scheme vocabulary."""
+def tiny_bge_m3(folder: Path, *, seed: int = 0) -> Path:
+    """Write an XLM-R body and `sparse_linear.pt`, as bge-m3 is published; about half of its tokens have a weight."""
+    import torch
+
+    tiny_xlmr(folder, seed=seed, positions=8194)
+    linear = torch.nn.Linear(64, 1)
+    generator = torch.Generator().manual_seed(seed)
+    state = {"weight": 0.05 * torch.randn(1, 64, generator=generator), "bias": torch.tensor([0.0])}
+    linear.load_state_dict(state)
+    torch.save(linear.state_dict(), folder / "sparse_linear.pt")
+    return folder
+
+
+def tiny_xlmr_reranker(folder: Path, *, seed: int = 0, positions: int = 514, labels: int = 1) -> Path:
+    """Write an XLM-R cross-encoder with so many labels and the XLM-R scheme vocabulary."""
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     folder.mkdir(parents=True, exist_ok=True)
     unigram_files(folder)
     config = XLMRobertaConfig(
         vocab_size=41915, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=positions, type_vocab_size=1, num_labels=1, pad_token_id=1, bos_token_id=0,
+        max_position_embeddings=positions, type_vocab_size=1, num_labels=labels, pad_token_id=1, bos_token_id=0,
         eos_token_id=2, layer_norm_eps=1e-5,
     )  # fmt: skip
     seeded(XLMRobertaForSequenceClassification(config), seed).save_pretrained(folder)
@@ -186,4 +218,21 @@ def tiny_causal_lm(folder: Path, *, kind: str = "llama", seed: int = 0) -> Path:
         )  # fmt: skip
         model = LlamaForCausalLM(config)
     seeded(model, seed).save_pretrained(folder)
+    return folder
+
+
+def tiny_qwen1(folder: Path) -> Path:
+    """Write the golden Qwen-1 in two .bin shards, the first of which ends within transformer.h; XLM-R's vocabulary."""
+    return Path(shutil.copytree(_qwen1(), folder, dirs_exist_ok=True))
+
+
+@cache
+def _qwen1() -> Path:
+    """Make the folder that is copied: its 157 MB take ten times as long to make."""
+    from tests.golden import recipe
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    recipe.write(Path(recipe.__file__).parent / "qwen1", folder, as_bin=True, shards=2)
+    unigram_files(folder)
     return folder

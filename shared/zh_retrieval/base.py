@@ -1,4 +1,4 @@
-"""The two seams: what an encoder and a reranker are, wherever they compute.
+"""The seams: what an encoder, a sparse encoder and a reranker are, wherever they compute.
 
 Users, adapters, server and evaluation type against these classes; `local` and `remote` implement them.
 """
@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from zh_retrieval.ranking import Ranked, rank_scores
-from zh_retrieval.validation import check_text, check_texts
+from zh_retrieval.recipes.fingerprint import results_hash
+from zh_retrieval.validation import UnscorableQueryError, check_text, check_texts
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
+    from zh_retrieval.device import Device, DType
     from zh_retrieval.recipes.spec import ModelSpec
+    from zh_retrieval.sparse.vector import SparseVector
 
+Both: TypeAlias = "tuple[np.ndarray, list[SparseVector]]"
+"""Dense vectors, float32 (N, D), and sparse ones of the same N texts."""
 SelfT = TypeVar("SelfT", bound="Model")
 Pair = tuple[str, str]
 """(query, document)."""
@@ -38,13 +42,34 @@ class Model(ABC):
 
     @property
     @abstractmethod
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Return where the model computes."""
 
     @property
     @abstractmethod
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> DType:
         """Return what the model computes in; results are float32 always."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that are equal, on every machine, for models that give equal results.
+
+        In it are the content of every file that the model is made of (weights, config, vocabulary, an adapter and its
+        base), the recipe, and every option that changes results: dtype, quantization, max_length, overflow, dimensions.
+        Not in it: device, threads, names and places of folders. A remote model has that of the server's model if it is
+        a `zh-retrieval serve`; of other servers counts what they say: their model's name, and its revision where they
+        know one, so equal digits are then only as good as these. A model that does not know its weights (a fake, one of
+        your own) counts by its class and its recipe.
+
+        Made for keys of caches and for telling whether old results go with new ones. The first question may read all
+        weights (0.25 s for 400 MB, 9 s for 14 GB, or what the disk takes); ask it from a thread in an event loop.
+
+        Raises:
+            CheckpointError: The weights' file was written to after it was loaded.
+            ClosedError: The model was closed before the first question.
+        """
+        kind = type(self)
+        return results_hash(self.spec, model=f"{kind.__module__}.{kind.__qualname__}", max_length=self.max_length)
 
     @abstractmethod
     def warmup(self) -> None:
@@ -81,6 +106,8 @@ class Encoder(Model):
         self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
         """Return float32 (N, D), row i for texts[i]; (0, D) for no texts.
+
+        An empty text, or one of white space alone, has a vector: that of the prompt around it.
 
         Args:
             texts: Queries, without any prompt: the recipe adds it.
@@ -136,6 +163,61 @@ class Encoder(Model):
         return None
 
 
+class SparseEncoder(Model):
+    """A model of sparse vectors, from `load_sparse_encoder`: a score is the inner product over shared indices."""
+
+    @property
+    @abstractmethod
+    def needs_idf(self) -> bool:
+        """Return True if the store multiplies by IDF (Qdrant: `modifier="idf"`), False if the values hold all."""
+
+    @abstractmethod
+    def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> list[SparseVector]:
+        """Return the vectors of queries in their order; a text without terms has an empty one.
+
+        Raises:
+            InputError: A text is not valid text (the message names its index), or is too long and overflow="error".
+            ClosedError: The encoder was closed.
+        """
+
+    @abstractmethod
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> list[SparseVector]:
+        """Return the vectors of documents in their order. Raises as `encode_queries`."""
+
+    @abstractmethod
+    async def aencode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> list[SparseVector]:
+        """Return what `encode_queries` returns; the event loop goes on meanwhile."""
+
+    @abstractmethod
+    async def aencode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> list[SparseVector]:
+        """Return what `encode_documents` returns; the event loop goes on meanwhile."""
+
+
+class HybridEncoder(SparseEncoder):
+    """A sparse encoder whose passes give dense vectors, too: both of a text cost one forward pass."""
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """Return D, the length of a dense vector."""
+
+    @abstractmethod
+    def encode_queries_both(self, texts: Sequence[str], *, show_progress: bool = False) -> Both:
+        """Return what `Encoder.encode_queries` and `encode_queries` return: float32 (N, D), and N sparse vectors."""
+
+    @abstractmethod
+    def encode_documents_both(self, texts: Sequence[str], *, show_progress: bool = False) -> Both:
+        """Return what `Encoder.encode_documents` and `encode_documents` return."""
+
+    @abstractmethod
+    async def aencode_queries_both(self, texts: Sequence[str], *, show_progress: bool = False) -> Both:
+        """Return what `encode_queries_both` returns; the event loop goes on meanwhile."""
+
+    @abstractmethod
+    async def aencode_documents_both(self, texts: Sequence[str], *, show_progress: bool = False) -> Both:
+        """Return what `encode_documents_both` returns; the event loop goes on meanwhile."""
+
+
 class Reranker(Model):
     """A reranking model, from `load_reranker`. Scores are raw: see `spec.score_range`."""
 
@@ -154,7 +236,8 @@ class Reranker(Model):
             show_progress: Show a bar.
 
         Raises:
-            InputError: A pair is not two valid texts, or is too long and overflow="error"; the message names its index.
+            InputError: A pair is not two valid texts, is too long and overflow="error", or its query is empty, white
+                space alone or leaves no room for a document; the message names its index.
             ConfigError: The model takes no instruction.
             ClosedError: The reranker was closed.
         """
@@ -189,4 +272,7 @@ class Reranker(Model):
 
 def _pairs(query: str, documents: Sequence[str]) -> list[Pair]:
     check_text(query, "query")
-    return [(query, document) for document in check_texts(documents, "documents")]
+    taken = check_texts(documents, "documents")
+    if taken and not query.strip():
+        raise UnscorableQueryError("query is empty, which gives documents no score. Leave the documents as they are.")
+    return [(query, document) for document in taken]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from numbers import Real
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +21,16 @@ Check = Callable[[str, Any], Any]
 
 _ENDPOINT = re.compile(r"(/v[12])?(/(embeddings|embed|rerank|score|models))?/?$")
 _DEVICE = re.compile(r"auto|cuda(:[0-9]+)?|(cpu|mps)(:0)?")
+
+
+def is_installed(package: str) -> bool:
+    """Return True if a package could be imported, without importing it."""
+    if package in sys.modules:
+        return sys.modules[package] is not None  # None: somebody forbids it
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 def one_of(*choices: str) -> Check:
@@ -88,10 +101,18 @@ def seconds(what: str, value: Any) -> float:
     return number
 
 
+def share(what: str, value: Any) -> float:
+    """Return a number from 0 to 1."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    if not 0 <= number <= 1:
+        raise ConfigError(f"{what}={repr(value)[:60]} must be a number from 0 to 1.")
+    return number
+
+
 def address(what: str, value: Any) -> str:
     """Return a server's address in its one form: `/v1`, `/embeddings` and slashes at the end belong to no server."""
     text = value.strip() if isinstance(value, str) else ""
-    shown = repr(re.sub(r"//[^/@]*@", "//***@", text)) if text else repr(value)
+    shown = repr(_without_secrets(text)[:200]) if text else repr(value)[:80]
     try:
         parts = urlsplit(text)
         host = parts.hostname and parts.port != 0
@@ -104,12 +125,26 @@ def address(what: str, value: Any) -> str:
     return urlunsplit((parts.scheme, parts.netloc, _ENDPOINT.sub("", parts.path).rstrip("/"), "", ""))
 
 
+def _without_secrets(address: str) -> str:
+    """Return an address without what may be a password or a key: what is before the last @, and after the first ?."""
+    before, mark, _ = re.sub(r"^(https?://)?.*@", r"\1***@", address, flags=re.DOTALL).partition("?")
+    return before + (mark and "?***")
+
+
 def secret(what: str, value: Any) -> str:
     """Return a key as str; pydantic's SecretStr is one, too. No message holds it."""
     value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
     if not isinstance(value, str) or not value.strip() or not value.isascii() or not value.isprintable():
         raise ConfigError(f"{what} must be a str of printable ASCII characters, or None.")
     return value.strip()
+
+
+def keys(what: str, value: str) -> tuple[str, ...]:
+    """Return the keys of a list that commas part, at least one. No message holds them."""
+    found = tuple(secret(what, key) for key in value.split(",") if key.strip())
+    if not found:
+        raise ConfigError(f"{what} is set and holds no key. Write a key, or several with commas between, or unset it.")
+    return found
 
 
 def switch(what: str, value: Any) -> bool:

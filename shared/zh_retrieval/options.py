@@ -9,7 +9,6 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, TypeVar, get_args
@@ -18,6 +17,7 @@ from typing_extensions import Unpack
 
 from zh_retrieval import checks
 from zh_retrieval.errors import ConfigError
+from zh_retrieval.migrating import advice
 from zh_retrieval.recipes.spec import Task
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,8 +25,15 @@ Quantization = Literal["int8", "int4"]
 Overflow = Literal["truncate", "error", "window"]
 WhenFull = Literal["wait", "refuse"]
 DialectName = Literal["zh-retrieval", "tei", "openai"]
+ScoreScale = Literal["auto", "logit", "probability"]
+
+_OF_SERVERS = ("dialect", "served_model_name", "score_scale")
 
 DescribedT = TypeVar("DescribedT", bound=Callable[..., Any])
+
+
+class UnknownOptionError(ConfigError, TypeError):
+    """There is no such option; a TypeError too, as of any function that does not know an argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class Option:
         said = os.environ.get(self.environment, "").strip() if self.environment else ""
         if isinstance(self.default, bool):
             return said.lower() in ("1", "true", "yes", "on") or None
+        if said and self.check is checks.secret:
+            return checks.keys(str(self.environment), said)[0]  # a server takes each of them
         number = self.check in checks.NUMBERS and said.isdecimal()
         return self.check(str(self.environment), int(said) if number else said) if said else None
 
@@ -157,6 +166,13 @@ class LoadOptions:
         "what that server speaks: \"zh-retrieval\" (`zh-retrieval serve`), \"tei\", \"openai\" (vLLM, Xinference, "
         "Infinity)", results=False, choices=get_args(DialectName),
     ))
+    served_model_name: str | None = field(default=None, metadata=_about(
+        "what that server calls the model, where that is none of the model's own names", checks.text, results=False,
+    ))
+    score_scale: ScoreScale = field(default="auto", metadata=_about(
+        'what that server\'s rerank scores are, with dialect "openai": "logit", "probability", or "auto" (asked once)',
+        results=False, choices=get_args(ScoreScale),
+    ))
     timeout: float = field(default=120.0, metadata=_about(
         "seconds that one request to that server may take, with all that is tried again", checks.seconds, results=False,
     ))
@@ -174,14 +190,12 @@ class LoadOptions:
         """Return the options of a call; one that is not given at all is what the environment says, if anything.
 
         Raises:
-            TypeError: There is no such option.
+            UnknownOptionError: There is no such option.
             ConfigError: A value is wrong; the message names the option, or the environment variable.
         """
-        for name in options:
-            if name not in OPTIONS:
-                close = get_close_matches(name, OPTIONS, n=1)
-                hint = f"Did you mean {close[0]}?" if close else f"There are {', '.join(OPTIONS)}."
-                raise TypeError(f"There is no option {name!r}. {hint}")
+        unknown = {name: value for name, value in options.items() if name not in OPTIONS}
+        if unknown:
+            raise UnknownOptionError(f"There is no option {', '.join(map(repr, unknown))}. {advice(unknown, OPTIONS)}")
         said = {name: option.from_environment() for name, option in OPTIONS.items() if name not in options}
         if "local_files_only" in said:
             said["local_files_only"] = offline() or None
@@ -189,8 +203,11 @@ class LoadOptions:
 
     def check(self, task: Task) -> None:
         """Raise ConfigError for values that no model of the task supports."""
-        if self.overflow == "window" and task == "embedding":
+        if self.overflow == "window" and task != "reranking":
             raise ConfigError("overflow='window' is for rerankers. Use 'truncate', 'error', or Encoder.encode_chunks.")
+        for name in () if self.base_url else _OF_SERVERS:
+            if (value := getattr(self, name)) != OPTIONS[name].default:
+                raise ConfigError(f"{name}={value!r} says something of a server. Give base_url= too, or leave it out.")
 
 
 class LoadKwargs(TypedDict, total=False):
@@ -217,6 +234,8 @@ class LoadKwargs(TypedDict, total=False):
     base_url: str | None
     api_key: str | None
     dialect: DialectName
+    served_model_name: str | None
+    score_scale: ScoreScale
     timeout: float
 
 

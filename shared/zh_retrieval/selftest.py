@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from zh_retrieval.checkpoint.weight_files import count_parameters, weight_files
 from zh_retrieval.loading import load_encoder, load_reranker
@@ -54,10 +53,10 @@ class Tolerance:
 
 # bfloat16 keeps 8 bits: a logit of 8 has steps of 0.06, and the layers below add some steps more.
 _ROUNDED = Tolerance(batching=0.1, angle=1e-3, component=5e-3, score=0.3)
-_TOLERANCES: Mapping[torch.dtype, Tolerance] = {
-    torch.float32: Tolerance(batching=1e-5, angle=None, component=1e-3, score=0.05),
-    torch.bfloat16: _ROUNDED,
-    torch.float16: _ROUNDED,
+_TOLERANCES: Mapping[str, Tolerance] = {
+    "float32": Tolerance(batching=1e-5, angle=None, component=1e-3, score=0.05),
+    "bfloat16": _ROUNDED,
+    "float16": _ROUNDED,
 }
 _INT8 = Tolerance(batching=0.5, angle=2e-2, component=2e-2, score=1.0)  # activations are rounded for each batch
 
@@ -90,17 +89,13 @@ def selftest(model: str | ModelSpec, *, published: bool | None = None, **options
         published = options.get("path") is None
     found, dtype, checks = _first_copy(spec, published, options)
     if (spec.parameters or 0) < _LARGE and options.get("quantization") is None:
-        other = "bfloat16" if dtype == torch.float32 else "float32"
+        other = "bfloat16" if dtype == "float32" else "float32"
         with _open(spec, options | {"dtype": other}) as other_model:
-            low = _TOLERANCES[torch.bfloat16]
-            name = f"{str(dtype).removeprefix('torch.')} agrees with {other}"
-            checks.append(_agreement(name, _results(other_model), found, low))
+            checks.append(_agreement(f"{dtype} agrees with {other}", _results(other_model), found, _ROUNDED))
     return checks
 
 
-def _first_copy(
-    spec: ModelSpec, published: bool, options: Mapping[str, Any]
-) -> tuple[np.ndarray, torch.dtype, list[Check]]:
+def _first_copy(spec: ModelSpec, published: bool, options: Mapping[str, Any]) -> tuple[np.ndarray, str, list[Check]]:
     """Return the results of the model as it was asked for, its dtype and its checks; its weights are freed."""
     with _open(spec, options) as model:
         tolerance = _INT8 if options.get("quantization") else _TOLERANCES[model.dtype]
@@ -111,6 +106,12 @@ def _first_copy(
             checks.append(_sense(model))
             checks += _published(model, PUBLISHED.get(spec.name, Published()), tolerance)
         return found, model.dtype, checks
+
+
+def known_values(model: LocalEncoder | LocalReranker, *, quantized: bool) -> list[Check]:
+    """Compare a loaded model with what is known of the recipe's own weights: published values, where there are any."""
+    tolerance = _INT8 if quantized else _TOLERANCES[model.dtype]
+    return list(_published(model, PUBLISHED.get(model.spec.name, Published()), tolerance))
 
 
 def _open(spec: ModelSpec, options: Mapping[str, Any]) -> LocalEncoder | LocalReranker:

@@ -1,4 +1,4 @@
-"""Sequences of token ids, their order, and how many fit a token budget."""
+"""Sequences of token ids, and their order."""
 
 from __future__ import annotations
 
@@ -13,41 +13,47 @@ class Tokens:
     Attributes:
         ids: Token ids, special tokens included; never empty.
         spans: Half-open token ranges, one result row each (late chunking); None reads the whole sequence as one row.
+        weight_rows: Rows after these that hold a weight for each token, one after the other, filled up with 0 (sparse).
         targets: Ids that the last `len(targets)` positions must predict (query likelihood).
+        shared: How many of the first ids other sequences of its call begin with, too; at least one id comes after them,
+            and nothing is read from them. An engine may compute them once.
+        instructed: The shared ids are an instruction's, with which later calls begin, too.
+        second: Where the second text of a pair begins, whose tokens have the type 1; None: all have the type 0.
     """
 
     ids: Sequence[int]
     spans: tuple[tuple[int, int], ...] | None = None
     targets: tuple[int, ...] = ()
+    shared: int = 0
+    instructed: bool = False
+    weight_rows: int = 0
+    second: int | None = None
 
     @property
     def rows(self) -> int:
         """Return how many result rows this sequence gives."""
-        return 1 if self.spans is None else len(self.spans)
+        return (1 if self.spans is None else len(self.spans)) + self.weight_rows
 
 
-def fill(lengths: Sequence[int], budget: int) -> int:
-    """Return how many leading sequences fit into `budget` tokens; at least 1 if there is any."""
-    total = 0
-    for count, length in enumerate(lengths):
-        total += length
-        if total > budget and count:
-            return count
-    return len(lengths)
+def weight_rows(length: int, width: int) -> int:
+    """Return how many rows of `width` numbers hold one for each of `length` tokens."""
+    return -(-length // width)
 
 
-def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Return the batches as lists of indices: every index once, longest first, at most `budget` tokens a batch.
+def row_places(tokens: Sequence[Tokens], width: int) -> tuple[list[int], list[range]]:
+    """Return which result rows are vectors, and per sequence where its weights stand in the rows' numbers, () if none.
 
-    A sequence longer than the budget gets a batch of its own. Ties keep their order.
+    Rows of one sequence follow each other: its vectors, then those of its weights.
     """
-    order = by_length(lengths)
-    batches: list[list[int]] = []
-    while order:
-        count = fill([lengths[index] for index in order], budget)
-        batches.append(order[:count])
-        order = order[count:]
-    return batches
+    vectors: list[int] = []
+    weights: list[range] = []
+    row = 0
+    for item in tokens:
+        vectors += range(row, row + item.rows - item.weight_rows)
+        row += item.rows
+        first = (row - item.weight_rows) * width
+        weights.append(range(first, first + (len(item.ids) if item.weight_rows else 0)))
+    return vectors, weights
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """Encoders and rerankers that need no weights, for tests of code that takes a `zh_retrieval.Encoder` or `Reranker`.
 
 Results are made from characters alone: the same on every machine, and texts that share characters are alike. Inputs are
-checked as the real ones check them. No torch is imported unless `device` or `dtype` is asked for.
+checked as the real ones check them.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zh_retrieval.base import Encoder, Model, Pair, Reranker, Span
+from zh_retrieval.device import Device, DType
 from zh_retrieval.errors import ClosedError, InputError
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
 from zh_retrieval.recipes.registry import get_spec
 from zh_retrieval.recipes.spec import ModelSpec
-from zh_retrieval.validation import check_text, check_texts
-
-if TYPE_CHECKING:
-    import torch
+from zh_retrieval.validation import check_pairs, check_text, check_texts
 
 
 class _Fake(Model):
@@ -39,18 +36,14 @@ class _Fake(Model):
         self._closed = False
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Return the CPU."""
-        import torch
-
-        return torch.device("cpu")
+        return Device("cpu")
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> DType:
         """Return float32."""
-        import torch
-
-        return torch.float32
+        return DType("float32")
 
     def warmup(self) -> None:
         """Do nothing."""
@@ -144,6 +137,7 @@ class FakeReranker(_Fake, Reranker):
     ) -> np.ndarray:
         """Return float32 (N,), the score of each (query, document)."""
         self.spec.format_query("", instruction)
+        check_pairs(pairs)
         queries = check_texts([query for query, _ in pairs], "queries")
         documents = check_texts([document for _, document in pairs], "documents")
         self._note(tuple(zip(queries, documents, strict=True)))

@@ -15,12 +15,14 @@ class Usage:
     Attributes:
         tokens: Tokens that the model read, special tokens included; equal inputs count each.
         cut: Inputs that were cut.
-        lost: Tokens that they lost.
+        lost: Tokens that they lost; at least so many, where a long text was not read to its end.
+        queued: Seconds that the slowest call waited for its first batch; not a sum.
     """
 
     tokens: int = 0
     cut: int = 0
     lost: int = 0
+    queued: float = 0.0
 
 
 _COUNTING: ContextVar[Usage | None] = ContextVar("zh_retrieval_usage", default=None)
@@ -44,3 +46,9 @@ def note(used: Usage) -> None:
         usage.tokens += used.tokens
         usage.cut += used.cut
         usage.lost += used.lost
+        usage.queued = max(usage.queued, used.queued)
+
+
+def counting() -> bool:
+    """Return True if this task or thread counts what its calls use, and so says itself what was cut."""
+    return _COUNTING.get() is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 from zh_retrieval.errors import InputError
@@ -65,6 +65,22 @@ def check_text(text: object, what: str) -> None:
             f"{what} holds a lone surrogate {text[error.start]!r} at character {error.start}, expected valid "
             "Unicode. Decode the source with errors='replace'."
         ) from None
+
+
+def check_pairs(pairs: Sequence[Any]) -> None:
+    """Raise for the first pair that is not (query, document), or whose query says nothing.
+
+    Raises:
+        InputError: It is not two valid texts; the message names its index.
+        UnscorableQueryError: Its query is empty, or white space alone.
+    """
+    for index, pair in enumerate(pairs):
+        if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InputError(f"pairs[{index}] is {type(pair).__name__}, expected (query, document).")
+        check_text(pair[0], f"pairs[{index}] query")
+        check_text(pair[1], f"pairs[{index}] document")
+        if not pair[0].strip():
+            raise UnscorableQueryError(f"pairs[{index}] has an empty query, which has no score. Leave the pair out.")
 
 
 def check_items(items: Any, kind: type[KindT], what: str) -> tuple[KindT, ...]:

@@ -1,5 +1,6 @@
 """`zh-retrieval bench`: the figures are there, and what is compared is compared rightly."""
 
+import argparse
 import dataclasses
 import json
 import xml.etree.ElementTree as ET
@@ -9,8 +10,10 @@ import pytest
 
 import zh_retrieval as zr
 from tests.tiny_models import BUILTIN
-from zh_retrieval.bench import random_weights, workload
+from zh_retrieval.bench import peers, random_weights, sbert, workload
+from zh_retrieval.bench.host import one_line
 from zh_retrieval.bench.measures import widest_swap
+from zh_retrieval.cli.commands import bench
 from zh_retrieval.cli.main import main
 from zh_retrieval.recipes import registry
 
@@ -36,7 +39,9 @@ def test_the_shape_of_every_entry_gives_its_number_of_weights(spec):
         model = random_weights.build(spec)
     count = sum(parameter.numel() for parameter in model.parameters())
     if spec.architecture in ("bert", "xlm-roberta", "jina-bert") and spec.pooling and spec.sources[0].hub != "builtin":
-        count += spec.dimension * (spec.dimension + 1)  # the pooler is published, and not read
+        hidden = spec.shape["hidden_size"]
+        count += hidden * (hidden + 1)  # the pooler is published, and not read
+        count += spec.dimension * (hidden + 1) if spec.dense else 0
     assert count == spec.parameters
 
 
@@ -47,6 +52,7 @@ def test_the_shape_of_every_entry_gives_its_number_of_weights(spec):
         ("qwen3-reranker-0.6b", {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}),
         ("rankinggpt-bloom-560m", {"n_layer": 1, "n_head": 4, "hidden_size": 64}),
         ("bge-m3", {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}),
+        ("ritrieve_zh_v1", {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}),
         ("jina-base-zh", {"num_hidden_layers": 1, "hidden_size": 48, "intermediate_size": 64}),
     ],
 )
@@ -88,7 +94,46 @@ def test_a_report_is_printed_written_and_drawn(tmp_path, capsys):
     assert all(row["milliseconds"] > 0 for row in report["latency"])
     assert report["concurrency"]["gathered"]["min_cosine"] > 0.999
     assert "zh-retrieval int8" in printed
-    assert len(ET.parse(plot).findall("{http://www.w3.org/2000/svg}rect")) == 1 + 2 + 2
+    assert len(ET.parse(plot).findall("{http://www.w3.org/2000/svg}rect")) == 1 + 2 + 2 + 2
+    assert all(row["share_of_matrix_rate"] > 0 for row in report["throughput"] + report["throughput_even"])
+    assert report["concurrency"]["behind_bulk"]["query_wait_s"] > 0
+
+
+def test_even_texts_hardly_differ_in_length():
+    assert {90, 135} >= {min(map(len, workload.even_texts(300))), max(map(len, workload.even_texts(300)))}
+
+
+def test_a_peer_that_is_not_installed_is_one_line_and_others_are_measured(monkeypatch):
+    missing = {name: [] for name in peers.PEERS} | {"sentence-transformers-openvino-qint8": ["nncf", "datasets"]}
+    monkeypatch.setattr(peers, "missing", lambda: missing)
+    arguments = argparse.Namespace(peers="all", peers_python=None)
+    names, notes = bench._peers(arguments, zr.get_spec("bge-base-zh"), "cpu")
+    assert "sentence-transformers-openvino" in names
+    assert notes == ["sentence-transformers-openvino-qint8: not measured, needs nncf, datasets"]
+    assert "sentence-transformers-flash" not in names
+    assert "sentence-transformers-flash" in bench._peers(arguments, zr.get_spec("bge-base-zh"), "cuda")[0]
+
+
+def test_what_failed_is_said_in_one_line():
+    assert one_line("OSError: no such\n\n  file\n" + "at line 3\n" * 100).count("\n") == 0
+    assert len(one_line("word " * 1000)) <= 200
+
+
+def test_a_peer_keeps_the_batch_size_that_was_quickest(monkeypatch):
+    class Model:
+        device = "cpu"
+
+        def encode(self, texts, batch_size, show_progress_bar):
+            now[0] += {4: 3.0, 8: 1.0, 32: 2.0}[batch_size]
+            return [[1.0]] * len(texts)
+
+    now = [0.0]
+    monkeypatch.setattr(sbert.time, "perf_counter", lambda: now[0])
+    side = sbert.SentenceTransformers.__new__(sbert.SentenceTransformers)
+    side._model, side._spec = Model(), zr.get_spec("bge-base-zh")
+    assert side.tune(["好"]) == 8
+    side.encode(["好"])
+    assert now[0] == 3 + 1 + 2 + 1
 
 
 def test_peers_that_are_not_there_are_refused(capsys):

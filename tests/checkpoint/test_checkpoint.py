@@ -100,9 +100,9 @@ def test_another_architecture(folder, tmp_path):
 def test_a_reranker_with_several_labels(tmp_path):
     folder = tiny_xlmr_reranker(tmp_path)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["id2label"], config["label2id"] = {"0": "a", "1": "b"}, {"a": 0, "b": 1}
+    config["id2label"], config["label2id"] = dict(enumerate("abc")), {"a": 0, "b": 1, "c": 2}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(zr.CheckpointError, match="2 labels"):
+    with pytest.raises(zr.CheckpointError, match="3 labels"):
         zr.load_reranker("bge-reranker-large", path=folder, device="cpu")
 
 

@@ -12,18 +12,12 @@ import torch
 
 import zh_retrieval as zr
 from tests.golden import recipe, test_qwen1
-from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_mistral, tiny_xlmr_reranker, unigram_files
+from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_mistral, tiny_qwen1, tiny_xlmr_reranker
 
 HERE = Path(__file__).parents[1] / "golden"
 TEXTS = ["今天天气很好", "我们去公园散步"]
 MODULES = ("modeling_foreign", "configuration_foreign", "tokenization_foreign")
 POISON = "from pathlib import Path\nPath({marker!r}).write_text(__name__)\nclass Foreign: pass\n"
-
-
-def qwen_shards(folder):
-    """Return Qwen-1 in two .bin shards with a vocabulary that needs no conversion."""
-    unigram_files(recipe.write(HERE / "qwen1", folder, as_bin=True, shards=2))
-    return folder
 
 
 LAYOUTS = {
@@ -32,7 +26,7 @@ LAYOUTS = {
     "jina": ("jina-base-zh", lambda folder: recipe.write(HERE / "jina", folder)),
     "xlm-roberta": ("bge-reranker-large", tiny_xlmr_reranker),
     "qwen-1": ("rankinggpt", test_qwen1.checkpoint),
-    "qwen-1 in .bin shards": ("rankinggpt", qwen_shards),
+    "qwen-1 in .bin shards": ("rankinggpt", tiny_qwen1),
     "llama": ("rankinggpt", tiny_causal_lm),
     "bloom": ("rankinggpt", lambda folder: tiny_causal_lm(folder, kind="bloom")),
 }
@@ -123,7 +117,7 @@ class Evil:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "old format"])
 @pytest.mark.parametrize("shard", ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"])
 def test_a_pickle_in_one_shard_does_not_run_and_is_named(tmp_path, shard, zipped):
-    folder = qwen_shards(tmp_path / "model")
+    folder = tiny_qwen1(tmp_path / "model")
     stored = torch.load(folder / shard, weights_only=True)
     torch.save(stored | {"extra": Evil()}, folder / shard, _use_new_zipfile_serialization=zipped)
     with pytest.raises(zr.CheckpointError, match=f"{shard} holds more than tensors and was not run: .*SystemExit"):
@@ -132,7 +126,7 @@ def test_a_pickle_in_one_shard_does_not_run_and_is_named(tmp_path, shard, zipped
 
 @pytest.mark.parametrize("content", [[1, 2, 3], {"transformer.wte.weight": [1.0]}], ids=["a list", "lists"])
 def test_a_bin_file_that_is_no_table_of_tensors_is_named(tmp_path, content):
-    folder = qwen_shards(tmp_path / "model")
+    folder = tiny_qwen1(tmp_path / "model")
     torch.save(content, folder / "pytorch_model-00002-of-00002.bin")
     with pytest.raises(zr.CheckpointError, match=r"pytorch_model-00002-of-00002\.bin is no table of tensors"):
         results("rankinggpt", folder)

@@ -42,6 +42,7 @@ def final_states(wrapped, encoder, texts):
         return [wrapped(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"use_rslora": True}])
 def test_an_adapter_for_e5_mistral_gives_pefts_vectors(tmp_path, settings):
     base = tiny_mistral(tmp_path / "base")
@@ -55,6 +56,7 @@ def test_an_adapter_for_e5_mistral_gives_pefts_vectors(tmp_path, settings):
         assert np.abs(plain.encode_documents(TEXTS) - vectors).max() > 0.01
 
 
+@pytest.mark.slow
 def test_an_adapter_trained_with_a_head_fits_the_body(tmp_path):
     base = tiny_causal_lm(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -167,6 +169,33 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path):
     wrapped.save_pretrained(ia3)
     settings(ia3, base_model_name_or_path=str(base))
     refused("holds a .*IA3 adapter, expected LoRA", ia3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["model.layers.0.self_attn.q_proj", r"layers\.0\.self_attn\.q_proj", "^model.*q_proj"])
+def test_ranks_and_scales_of_single_layers_follow_the_names_of_the_trained_class(tmp_path, key):
+    base = tiny_mistral(tmp_path / "base")
+    torch.manual_seed(0)
+    trained = AutoModelForCausalLM.from_pretrained(base)
+    adapter(
+        trained, tmp_path / "lora", base, target_modules=["q_proj", "v_proj"], rank_pattern={key: 2},
+        alpha_pattern={key: 64},
+    )  # fmt: skip
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "lora").merge_and_unload()
+    with zr.load_encoder("e5-mistral", path=tmp_path / "lora", **OPTIONS) as ours:
+        ids = [list(tokens.ids) for tokens in ours._documents(TEXTS).prepare(0, len(TEXTS))]
+        with torch.inference_mode():
+            rows = torch.stack([merged.model(torch.tensor([row])).last_hidden_state[0, -1] for row in ids])
+        np.testing.assert_allclose(ours.encode_documents(TEXTS), torch.nn.functional.normalize(rows, dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("key", "message"), [("k_proj", "changes no such layer"), ("(", "no expression")])
+def test_a_pattern_that_names_no_layer_is_refused(tmp_path, key, message):
+    base = tiny_bert(tmp_path / "base")
+    adapter(AutoModel.from_pretrained(base), tmp_path / "lora", base, target_modules=["query"])
+    settings(tmp_path / "lora", alpha_pattern={key: 8})
+    with pytest.raises(zr.CheckpointError, match=message):
+        zr.load_encoder("bge-base-zh", path=tmp_path / "lora", **OPTIONS)
 
 
 def test_a_base_that_is_a_hub_id_of_the_model_is_fetched(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zh_retrieval as zr
-from tests.golden import recipe
-from tests.tiny_models import BUILTIN, tiny_bert, tiny_mistral, unigram_files
+from tests.tiny_models import BUILTIN, tiny_bert, tiny_mistral, tiny_qwen1, unigram_files
 from zh_retrieval.checkpoint.weight_files import count_parameters, weight_files
 from zh_retrieval.hub.snapshot import Manifest, RemoteFile, sha256, verify
 
@@ -42,10 +40,7 @@ def mistral(tmp_path):
 
 @pytest.fixture
 def qwen(tmp_path):
-    """Return Qwen-1 in two .bin shards; the first ends within transformer.h."""
-    folder = recipe.write(Path(recipe.__file__).parent / "qwen1", tmp_path / "qwen", as_bin=True, shards=2)
-    unigram_files(folder)
-    return folder
+    return tiny_qwen1(tmp_path / "qwen")
 
 
 def shards(folder):

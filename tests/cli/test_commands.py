@@ -11,10 +11,10 @@ import pytest
 
 from tests.tiny_models import tiny_xlmr_reranker
 from zh_retrieval.cli.main import main
-from zh_retrieval.cli.table import fit, width
-from zh_retrieval.files.records import passages
+from zh_retrieval.files.reading.formats.markdown import passages
 from zh_retrieval.hub.snapshot import size_on_disk
 from zh_retrieval.recipes.catalogue import MODELS
+from zh_retrieval.table import fit, width
 
 FLAGS = ["--device", "cpu", "--dtype", "float32"]
 
@@ -132,7 +132,7 @@ def test_errors_are_one_line_with_exit_status_two(tmp_path, capsys):
         (["embed", "-", "-o", str(tmp_path / "no" / "x.npy")], "is not a folder"),
         (["embed", "-", "-o", "-", "--model", "bge-bas-zh"], "Did you mean bge-base-zh-v1.5?"),
         (["embed", "-", "-o", "-", "--instruction", "x"], "--instruction is for queries"),
-        (["demo", "--input", __file__.replace("test_commands.py", "__init__.py")], "holds no text"),
+        (["demo", "--input", __file__], "is no file of a known kind"),
     ]:
         assert main(arguments) == 2
         error = capsys.readouterr().err
@@ -190,12 +190,18 @@ def test_rerank_takes_and_gives_trec_runs(tmp_path, reranker_folder):
     assert {row[2] for row in rows} == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_demo_answers_through_both_frameworks(capsys):
     assert main(["demo", "--json", "--device", "cpu"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [summary["framework"] for summary in report["frameworks"]] == ["langchain", "llama-index"]
     assert all(summary["hit@1"] >= 0.85 and summary["mrr@10"] >= 0.9 for summary in report["frameworks"])
     assert report["frameworks_agree"] is True
+    for summary in report["frameworks"]:  # each side alone, as it was before there were two
+        assert summary["dense_alone"]["hit@1"] >= 0.9
+        assert 0.7 <= summary["bm25_alone"]["hit@1"] <= 0.9
+    (quick,) = (row for row in report["answers"] if row["question"] == "为什么刚出锅的热饭炒出来总是黏成一坨？")
+    assert quick["dense_alone"][0] != quick["answer"] == quick["bm25_alone"][0] == quick["hits"][0]["id"]
     assert report["passages"] >= 80
     assert report["questions"] >= 60
 
@@ -206,7 +212,10 @@ def test_demo_searches_a_folder_of_the_user(tmp_path, capsys, reranker_folder):
     arguments = ["demo", "--input", str(tmp_path), "--query", "哪种动物爱散步？", "--framework", "core", *FLAGS]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert shown.splitlines()[4].split()[1] == "狗"
+    assert shown.splitlines()[4].split()[1:4] == ["狗", "狗", "狗"]  # both sides, the model alone, BM25 alone
+    assert main([*arguments, "--query", "xyz"]) == 0
+    (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("xyz"))
+    assert row[3] == "-"  # BM25 alone finds nothing
     reranking = ["--reranker", "bge-reranker-large", "--reranker-path", str(reranker_folder)]
     assert main([*arguments[:-6], "--framework", "both", *FLAGS, *reranking, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frameworks_agree"] is True
@@ -216,7 +225,7 @@ def test_doctor_reports_machine_caches_and_models(tmp_path, capsys, monkeypatch)
     monkeypatch.setenv("ZH_RETRIEVAL_OFFLINE", "1")
     assert main(["doctor", "--json", "--cache-dir", str(tmp_path)]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["packages"]["torch"]
+    assert report["packages"]["openvino"]
     assert report["auto"]["dtype"] in ("float32", "bfloat16", "float16")
     assert report["hubs"] == {"modelscope": None, "huggingface": None}
     states = {model["name"]: model["state"] for model in report["models"]}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import zh_retrieval as zr
 from tests.tiny_models import tiny_bert, tiny_xlmr_reranker
 from zh_retrieval.cli.main import main
-from zh_retrieval.files.markdown import passages
-from zh_retrieval.files.records import Reader, text_parser
+from zh_retrieval.files.reading.formats.markdown import passages
+from zh_retrieval.files.reading.records import Reader, text_form
 
 CPU = ["--device", "cpu", "--dtype", "float32"]
 
@@ -129,8 +129,8 @@ def test_tables_are_read_by_their_header(tmp_path, bert_flags, suffix, mark):
 
 
 BAD_TABLES = {
-    "a missing column": ("id,title\n1,茶\n", "line 2 of {}: no field 'text', expected one of 'id', 'title'"),
-    "a wide row": ("id,text\n1,a,b\n", "line 2 of {}: 3 columns, expected 2 (id, text)"),
+    "a missing column": ("id,title\n1,茶\n", "{} has no column 'text', only 'id', 'title'"),
+    "a wide row": ("id,text\n1,a,b\n", "line 2 of {}: 3 columns, expected 2 ('id', 'text')"),
     "an open quote": ('id,text\n1,"a\n2,b\n', "line 2 of {}: no row of a table"),
     "a column twice": ("text,text\n1,a\n", "line 1 of {}: the header names a column twice"),
     "GBK": ("id,text\n1,茶\n".encode("gbk"), "line 2 of {}: byte 0xb2 at character 0 is not UTF-8"),
@@ -143,7 +143,7 @@ def test_what_is_no_table_is_refused_by_line(tmp_path, case):
     source = tmp_path / "in.csv"
     source.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(zr.InputError) as error:
-        list(Reader(text_parser("text", None)).read([str(source)]))
+        list(Reader(text_form()).read([str(source)]))
     assert str(error.value).startswith(message.format(source))
 
 

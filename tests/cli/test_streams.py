@@ -13,9 +13,9 @@ import pytest
 
 from tests.modelscope_stub import Stub, serve
 from tests.tiny_models import tiny_bert, tiny_xlmr_reranker
-from zh_retrieval.cli.console import progress, say
+from zh_retrieval.cli.console import Progress, say
 from zh_retrieval.cli.main import main
-from zh_retrieval.files.standard_input import live_lines
+from zh_retrieval.files.reading.standard_input import live_lines
 
 CPU = ["--device", "cpu", "--dtype", "float32"]
 TEXT = "绿茶🍵ﷺ"
@@ -191,11 +191,11 @@ def test_a_download_needs_no_standard_error(tmp_path, monkeypatch, capsys, bert_
 def test_a_bar_moves_until_its_terminal_is_gone(monkeypatch):
     terminal = Breaking(8)
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress("text") as move:
-        move(3)
+    with Progress("text") as shown:
+        shown.advance(3)
         terminal.left = 0
         for _ in range(100):
-            move(100_000)
+            shown.advance(100_000)
     say("nobody hears this")
     assert "text" in terminal.getvalue()
     assert "nobody" not in terminal.getvalue()

@@ -1,4 +1,4 @@
-"""The programs in tests/examples run as they are."""
+"""The programs in the adapters' folders of examples run as they are."""
 
 import asyncio
 import os
@@ -16,7 +16,11 @@ import pytest
 from tests.contract.watching import forward_passes
 from tests.tiny_models import tiny_xlmr_reranker
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = {
+    file.stem: file
+    for package in ("langchain_zh_retrieval", "llama_index_zh_retrieval")
+    for file in (Path(__file__).parents[2] / package / "examples").glob("[!_]*.py")
+}
 NOTES = {
     "tea": "# 茶\n\n绿茶用八十度的水冲泡。\n\n红茶要用沸水。",
     "cats": "# 猫\n\n猫一天睡十几个小时。",
@@ -32,7 +36,7 @@ pytestmark = [
 def as_program(name, *arguments):
     """Run an example as its own program and return the lines that it prints."""
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
+        [sys.executable, str(EXAMPLES[name]), *map(str, arguments)],
         capture_output=True, text=True, encoding="utf-8", check=False, timeout=120,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"},
     )  # fmt: skip
@@ -46,7 +50,7 @@ def run(request, monkeypatch, capsys):
 
     def here(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        runpy.run_path(str(EXAMPLES[name]), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
     return here if request.param == "executed here" else as_program
@@ -67,14 +71,15 @@ def notes(tmp_path):
 
 
 def test_examples_are_short_and_need_no_test_machinery():
-    for file in EXAMPLES.glob("*.py"):
+    assert len(EXAMPLES) == 6
+    for file in EXAMPLES.values():
         code = file.read_text(encoding="utf-8")
         assert "tests" not in code.replace("the tests run", ""), file
         assert len([line for line in code.splitlines() if line.strip()]) < 60, file
 
 
 def test_markdown_rag_embeds_only_what_is_new(notes, run, tmp_path, capsys):
-    from tests.examples.markdown_rag import main
+    from langchain_zh_retrieval.examples.markdown_rag import main
 
     folder, index = notes("md"), tmp_path / "index"
     main(str(folder), str(index), "泡绿茶水温多少？")
@@ -103,7 +108,7 @@ def test_two_stages_rerank_the_candidates(run, tmp_path):
 
 
 def test_ingestion_computes_only_changed_files(notes, run, tmp_path, capsys):
-    from tests.examples.ingestion import main
+    from llama_index_zh_retrieval.examples.ingestion import main
 
     folder, cache = notes("txt"), tmp_path / "cache"
     main(str(folder), str(cache), "火车票可以退吗？")
@@ -119,6 +124,30 @@ def test_ingestion_computes_only_changed_files(notes, run, tmp_path, capsys):
     assert "tea.txt" in changed[1]
 
 
+def test_hybrid_search_shows_what_each_side_said(run, tmp_path):
+    passages = tmp_path / "passages.txt"
+    passages.write_text("\n".join(line for text in NOTES.values() for line in text.split("\n\n")), encoding="utf-8")
+    found = [line.split("\t") for line in run("hybrid_search", passages, "泡绿茶水温多少？")]
+    assert len(found) == 3
+    assert found[0][3:] == ["line 2", "绿茶用八十度的水冲泡。"]
+    assert [float(line[0]) for line in found] == sorted((float(line[0]) for line in found), reverse=True)
+    assert all(0 < float(line[1]) < 1 for line in found)
+    assert float(found[0][2]) > 0
+    assert found[-1][2] == "-"
+
+
+def test_a_hybrid_index_is_read_by_a_later_run(notes, run, tmp_path, capsys):
+    from llama_index_zh_retrieval.examples.hybrid_index import main
+
+    folder, index = notes("txt"), tmp_path / "index"
+    main(str(folder), str(index), "火车票可以退吗？")
+    first = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("Loading")]
+    assert first[0] == f"indexed {folder}"
+    assert "trains.txt" in first[1]
+    again = run("hybrid_index", folder, index, "火车票可以退吗？")
+    assert [line for line in again if not line.startswith("Loading")] == first[1:]
+
+
 def question(n):
     return {"question": f"第{n}次问：泡绿茶水温多少？"}
 
@@ -132,7 +161,7 @@ def check(answers):
 
 
 async def test_concurrent_requests_to_the_fastapi_app_share_forward_passes():
-    from tests.examples import fastapi_app as example
+    from langchain_zh_retrieval.examples import fastapi_app as example
 
     async with (
         example.app.router.lifespan_context(example.app),
@@ -149,7 +178,7 @@ async def test_concurrent_requests_to_the_fastapi_app_share_forward_passes():
 
 def test_a_real_server_answers_concurrent_requests():
     uvicorn = pytest.importorskip("uvicorn")
-    from tests.examples import fastapi_app as example
+    from langchain_zh_retrieval.examples import fastapi_app as example
 
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(example.app, log_level="error"))

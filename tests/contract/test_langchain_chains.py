@@ -161,7 +161,7 @@ def test_the_query_instruction_can_be_replaced_and_switched_off(tmp_path):
 def test_many_async_queries_share_forward_passes(embeddings):
     scheduler = embeddings._load()._model.scheduler
     launches = []
-    engine = scheduler._engine
+    engine = scheduler.batcher.engine
     original = type(engine).launch
 
     async def ask():
@@ -175,11 +175,11 @@ def test_many_async_queries_share_forward_passes(embeddings):
             launches.append(len(tokens))
             return original(engine, tokens)
 
-    scheduler._engine = Counting()
+    scheduler.batcher.engine = Counting()
     try:
         vectors = asyncio.run(ask())
     finally:
-        scheduler._engine = engine
+        scheduler.batcher.engine = engine
     assert len(vectors) == 32
     assert sum(launches) == 32
     assert len(launches) < 8

@@ -12,7 +12,6 @@ from langchain_classic.storage import LocalFileStore
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
-from pydantic import ValidationError
 
 import zh_retrieval as zr
 from langchain_zh_retrieval import ModelScopeEmbeddings
@@ -87,7 +86,7 @@ def test_a_model_is_named_by_position_keyword_alias_or_hub_id(name):
 
 
 def test_unknown_arguments_and_models_are_refused_at_once():
-    with pytest.raises(ValidationError, match="trust_remote_code"):
+    with pytest.raises(zr.ConfigError, match="no remote code is run"):
         ModelScopeEmbeddings("bge-base-zh", trust_remote_code=True)
     with pytest.raises(zr.UnknownModelError):
         ModelScopeEmbeddings("bge-small-xx")
@@ -137,19 +136,33 @@ def test_cache_namespace_tells_apart_snapshots(tmp_path, monkeypatch):
     made = ModelScopeEmbeddings("bge-base-zh", device="cpu", cache_dir=tmp_path)
     found = {made.cache_namespace}
     folder = tiny_bert(tmp_path / "models" / "AI-ModelScope--bge-base-zh-v1.5" / "snapshots" / "one")
-    found.add(made.cache_namespace)
+    found.add(first := made.cache_namespace)
     folder.rename(folder.with_name("two"))
+    assert made.cache_namespace == first  # the content counts, and no name
+    tiny_bert(folder.with_name("two"), seed=1)
     assert len(found | {made.cache_namespace}) == 3
 
 
 def test_cache_namespace_tells_a_model_trained_again_in_its_folder(tmp_path):
     made = ModelScopeEmbeddings("bge-base-zh", path=tiny_bert(tmp_path), device="cpu")
     before = made.cache_namespace
+    (tmp_path / "train.log").write_text("loss 0.1")
     assert before == ModelScopeEmbeddings("bge-base-zh", path=str(tmp_path), device="cpu").cache_namespace
-    time = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    weights = tmp_path / "model.safetensors"
+    times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
     tiny_bert(tmp_path, seed=1)
-    os.utime(tmp_path / "model.safetensors", ns=(time, time + 1))
+    os.utime(weights, ns=times)
     assert made.cache_namespace != before
+
+
+def test_cache_namespace_names_the_weights_that_are_loaded(tmp_path):
+    made = ModelScopeEmbeddings("bge-base-zh", path=tiny_bert(tmp_path / "a"), device="cpu", dtype="float32")
+    vectors, before = made.embed_documents(["茶"]), made.cache_namespace
+    (tiny_bert(tmp_path / "b", seed=1) / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
+    assert (made.embed_documents(["茶"]), made.cache_namespace) == (vectors, before)
+    made.unload()
+    assert made.cache_namespace != before
+    assert made.embed_documents(["茶"]) != vectors
 
 
 def test_cache_namespace_says_what_auto_means_here():

@@ -15,7 +15,6 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugH
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
-from pydantic import ValidationError
 
 import zh_retrieval as zr
 from langchain_zh_retrieval import BGEReranker as LangChainBGE
@@ -129,7 +128,7 @@ def test_wrong_options_are_refused(case):
     wrong = "exp" if core.spec.scoring == "classification" else "sigmoid"
     for cls in (langchain, llama):
         for bad in ({"normalize": wrong}, {"top_n": 0}, {"unknown": 1}):
-            with pytest.raises(ValidationError):
+            with pytest.raises(zr.ConfigError):
                 cls(**options, **bad)
         with pytest.raises(zr.WrongTaskError):
             cls("bge-base-zh")
@@ -251,19 +250,17 @@ def test_metadata_that_cannot_be_copied_is_shared_and_the_rest_is_copied(case):
         assert "retrieval_score" not in origin.metadata
 
 
-@pytest.mark.parametrize("query", ["", "绿茶" * 300])
-async def test_a_query_without_scores_keeps_the_documents_in_their_order_with_a_warning(folders, query, caplog):
-    options = {"path": folders["gpt"], "device": "cpu", "dtype": "float32", "max_length": 64, "top_n": 3}
-    langchain, llama = LangChainGPT(**options, score_threshold=-0.1), LlamaGPT(**options, normalize="exp")
+@pytest.mark.parametrize("query", ["", " \u3000\n", "绿茶" * 300])
+async def test_a_query_without_scores_keeps_the_documents_in_their_order_with_a_warning(case, query, caplog):
+    langchain, llama, _, options = case
+    options = {**options, "max_length": 64, "top_n": 3}
+    made, index = langchain(**options, score_threshold=100), llama(**options, score_threshold=100)
     with caplog.at_level(logging.WARNING, logger="zh_retrieval.frameworks.calls"):
-        for kept in (
-            langchain.compress_documents(documents(), query),
-            await langchain.acompress_documents(documents(), query),
-        ):
+        for kept in (made.compress_documents(documents(), query), await made.acompress_documents(documents(), query)):
             assert kept == documents()[:3]
         for found in (
-            llama.postprocess_nodes(nodes(), query_str=query),
-            await llama.apostprocess_nodes(nodes(), QueryBundle(query)),
+            index.postprocess_nodes(nodes(), query_str=query),
+            await index.apostprocess_nodes(nodes(), QueryBundle(query)),
         ):
             assert [(n.node.node_id, n.score) for n in found] == [(n.node.node_id, n.score) for n in nodes()[:3]]
     messages = [record.getMessage() for record in caplog.records if record.name == "zh_retrieval.frameworks.calls"]
@@ -271,17 +268,28 @@ async def test_a_query_without_scores_keeps_the_documents_in_their_order_with_a_
     assert all("3 of 5 come back in their order" in message for message in messages)
 
 
-async def test_a_query_without_scores_raises_if_asked_to_and_bad_texts_always_do(folders):
-    options = {"path": folders["gpt"], "device": "cpu", "dtype": "float32"}
-    strict = LangChainGPT(**options, on_error="raise")
-    with pytest.raises(zr.InputError, match="empty query"):
-        strict.compress_documents(documents(), "")
-    with pytest.raises(zr.InputError, match="empty query"):
-        await LlamaGPT(**options, on_error="raise").apostprocess_nodes(nodes(), QueryBundle(""))
+@pytest.mark.parametrize("query", ["", " \u3000\n", "绿茶" * 2000])
+async def test_a_query_without_scores_is_an_error_everywhere_else(case, query):
+    langchain, llama, core, options = case
+    strict, index = langchain(**options, on_error="raise"), llama(**options, on_error="raise")
+    no_score = pytest.raises(zr.InputError, match=r"empty query|query is empty|no room")
+    with no_score:
+        strict.compress_documents(documents(), query)
+    with no_score:
+        await index.apostprocess_nodes(nodes(), QueryBundle(query))
+    with no_score:
+        strict.score([(QUERY, "茶"), (query, "茶")])
+    with no_score:
+        core.rank(query, TEXTS)
+    with pytest.raises(zr.InputError, match=r"^pairs\[1\]"):
+        core.score([(QUERY, "茶"), (query, "茶")])
+    assert core.rank("", []) == []
+
+
+def test_bad_texts_are_an_error_whatever_on_error_says(case):
+    langchain, _, _, options = case
     with pytest.raises(zr.InputError, match="lone surrogate"):
-        LangChainGPT(**options).compress_documents([Document(page_content="bad \ud800")], QUERY)
-    with pytest.raises(zr.InputError, match="empty query"):
-        LangChainGPT(**options).score([("", "茶")])
+        langchain(**options).compress_documents([Document(page_content="bad \ud800")], QUERY)
 
 
 @pytest.mark.parametrize("inputs", [{"question": "茶", "documents": []}, {"query": "茶"}, {}, "茶", ["茶"]])

@@ -181,7 +181,7 @@ def test_an_actor_computes_in_as_many_threads_as_it_has_cpus(cluster, flags):
     class Asked(EmbedDocuments):
         def __call__(self, batch):
             super().__call__(batch)
-            graph = self._loaded._model.engine._request.get_compiled_model()
+            graph = self._loaded.dense._model.engine._request.get_compiled_model()
             return batch.append_column("threads", [[graph.get_property("INFERENCE_NUM_THREADS")] * len(batch)])
 
     data = pytest.importorskip("ray.data")
@@ -232,3 +232,22 @@ def test_a_local_cluster_ends_with_its_command(corpus, flags, tmp_path, expected
     time.sleep(1)
     left = [process for process in psutil.process_iter() if process.ppid() == job.pid]
     assert left == []
+
+
+def test_a_local_cluster_that_dies_ends_its_command_and_another_one_goes_on(corpus, flags, faults, tmp_path, expected):
+    output = tmp_path / "out"
+    (faults / "slow").touch()
+    command = [sys.executable, "-m", "zh_retrieval.cli.main", "embed", str(corpus), "-o", str(output), *flags]
+    command += ["--ray", "local", "--workers", "1", "--part-rows", "100"]
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
+    wait_for(lambda: parts(output) >= 2, job)
+    (raylet,) = [child for child in psutil.Process(job.pid).children() if child.name() == "raylet"]
+    raylet.kill()
+    _, said = job.communicate(timeout=100)
+    assert job.returncode == 1
+    assert "no machine of the cluster lives any more" in said
+    (faults / "slow").unlink()
+    kept = parts(output)
+    assert main([*command[3:-2], "--part-rows", "100"]) == 0
+    assert kept >= 2
+    assert_once(output, expected)

@@ -124,3 +124,14 @@ def test_a_query_whose_recording_does_not_fit_is_computed_without(engine):
     )  # fmt: skip
     query = [Tokens([5, 6, 7, 8])]
     np.testing.assert_allclose(made.run(query), engine.run(query), atol=1e-5)
+
+
+def test_a_pair_whose_second_text_has_another_type_is_not_run_from_a_graph_of_one_type():
+    graphs = QueryGraphs(torch.nn.Identity(), CPU, 512, 0, broken)
+    pair = pack([Tokens([101, 5, 102, 6, 102], second=3), Tokens([101, 7])], CPU)
+    assert pair.token_types is not None
+    assert pair.token_types.tolist() == [[0, 0, 0, 1, 1, 0, 0]]
+    assert pack([Tokens([101, 7])], CPU).token_types is None
+    alone = pack([Tokens([101, 5, 102, 6, 102], second=3)], CPU)
+    assert graphs.hidden(alone) is None
+    assert graphs._buckets  # nothing was recorded, so nothing was given up

@@ -122,6 +122,14 @@ def test_memory_that_runs_out_while_recording_is_told_as_such(fails_at):
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("[CPU] FullyConnected node with name 'Add_80' can't alloc"),  # OpenVINO under ulimit -v, as below
+        RuntimeError("Check 'ptr' failed at src/plugins/intel_cpu/src/cpu_memory.cpp:257: Failed to allocate 5 bytes"),
+        RuntimeError("[CPU] FullyConnected node with name 'Add_80' std::future_error: Broken promise"),
+        RuntimeError("hipErrorOutOfMemory"),
+        RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("cudaErrorMemoryAllocation"),
+        RuntimeError("UR backend failed. UR error: 40 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+        RuntimeError("DefaultCPUAllocator: cannot allocate memory"),
         RuntimeError("could not create a primitive"),  # oneDNN, seen with a limit on the address space
     ],
     ids=str,

@@ -13,11 +13,13 @@ from tests import golden
 from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
 from tests.memory import WATCH
-from zh_retrieval.bench import random_weights
 from zh_retrieval.engine.openvino.alibi import MOST
 
 MODEL = "jina-embeddings-v2-base-zh"
 TEXTS = ["天气" * 20, "今天天气很好，" * 300, "的", "公园" * (MOST // 2 + 1), "公园" * (MOST // 2 - 1), "散步" * 1500]
+
+
+needs_both = pytest.mark.skipif(len(ENGINES) < 2, reason="compares two engines")
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +36,16 @@ def encoders(folder):
         encoder.close()
 
 
+@pytest.mark.slow
+@needs_both
 def test_vectors_of_long_texts_are_those_that_torch_computes(encoders):
     assert max(len(ids) for ids in encoders["graph"].tokenizer.ids(TEXTS)) > 2 * MOST
     found, expected = (encoders[engine].encode_documents(TEXTS) for engine in ENGINES)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
+@needs_both
 def test_chunks_of_a_long_text_are_those_that_torch_computes(encoders):
     spans = [(0, 700), (700, 1500), (1500, 3000)]
     found, expected = (encoders[engine].encode_chunks(TEXTS[-1], spans) for engine in ENGINES)
@@ -57,6 +63,8 @@ def test_a_forked_child_makes_the_graphs_anew(encoders):
 def test_8192_tokens_need_less_than_600_mb(tmp_path):
     spec = zr.get_spec(MODEL)
     shape = {**spec.shape, "num_hidden_layers": 2}
+    from zh_retrieval.bench import random_weights
+
     random_weights.write(dataclasses.replace(spec, name="mine", aliases=(), sources=(), shape=shape), tmp_path)
     code = f"""
 import zh_retrieval as zr

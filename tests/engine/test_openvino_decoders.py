@@ -4,17 +4,19 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from tests.golden.recipe import write
 from tests.golden.test_qwen1 import CASE, EXPECTED
 from tests.tiny_models import seeded
+from tests.without_torch import torch
 from zh_retrieval.checkpoint.tensors import read_tensors
 from zh_retrieval.checkpoint.weight_files import weight_files
 from zh_retrieval.engine.openvino import decoders, readouts
 from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes, has_decoder_graph
-from zh_retrieval.engine.openvino.engine import OpenVinoEngine, Settings
-from zh_retrieval.engine.openvino.weights import Weights
+from zh_retrieval.engine.openvino.engine import OpenVinoEngine
+from zh_retrieval.engine.openvino.inference import Settings
+from zh_retrieval.engine.openvino.prefixes import Prefixes
+from zh_retrieval.engine.openvino.weights.constants import Weights
 from zh_retrieval.sequence import Tokens
 
 LENGTHS = (3, 17, 1, 60, 16, 33, 7, 16)
@@ -68,8 +70,9 @@ def engine_of(folder, graph, readout, width=1, more_inputs=None, kind=None, **se
 
     options = Settings(**{"bfloat16": False, "threads": 1, **settings})
     return OpenVinoEngine(
-        build, readout, options, dtype="float32", width=width, max_batch_tokens=512, more_inputs=more_inputs
-    )
+        build, readout, options, dtype="float32", width=width, max_batch_tokens=512, more_inputs=more_inputs,
+        prefixes=Prefixes(sizes.layers, sizes.kv_heads, sizes.head),
+    )  # fmt: skip
 
 
 def sequences(words=300, targets=0):

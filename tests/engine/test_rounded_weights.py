@@ -1,16 +1,19 @@
 """Rounding, and the file in which rounded weights are kept."""
 
 import os
+import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from zh_retrieval.checkpoint.tensors import Stored
-from zh_retrieval.engine.openvino import kept, rounding
-from zh_retrieval.engine.openvino.kept import RoundedWeights, identity, keeping_folder, rounded_weights
-from zh_retrieval.engine.openvino.rounding import Form
+from zh_retrieval.checkpoint.stored import Stored
+from zh_retrieval.engine.openvino.weights import keeping, rounding
+from zh_retrieval.engine.openvino.weights.keeping import rounded_weights
+from zh_retrieval.engine.openvino.weights.kept import RoundedWeights, identity
+from zh_retrieval.engine.openvino.weights.rounding import Form
 
 FORM = Form.of("int8", 300, 1536)
 LARGE = 2_000_000_000  # bytes that are said to come, so that a file is used
@@ -76,7 +79,7 @@ def test_what_is_not_finite_is_known_by_its_name(kind, fault):
 def use(folder, values=None, name="name", size=LARGE):
     """Return the numbers that a start sees; `values` None fails if it would have to round."""
     seen = []
-    with rounded_weights(folder, name, size) as weights:
+    with rounded_weights(folder, lambda: name, size) as weights:
         for kind in ("int8", "int4"):
             form = Form.of(kind, 300, 1536)
             stored = Stored("F32", values) if values is not None else None
@@ -112,7 +115,7 @@ def test_a_cut_file_is_made_anew(tmp_path, size):
 
 def test_a_failed_start_keeps_nothing(tmp_path):
     def fails():
-        with rounded_weights(tmp_path, "name", LARGE) as weights:
+        with rounded_weights(tmp_path, lambda: "name", LARGE) as weights:
             weights.take("w", Stored("F32", weight()), FORM)
             raise RuntimeError("no such model")
 
@@ -126,7 +129,7 @@ def test_starts_at_once_round_once(tmp_path):
 
     def start():
         barrier.wait()
-        with rounded_weights(tmp_path, "name", LARGE) as weights:
+        with rounded_weights(tmp_path, lambda: "name", LARGE) as weights:
             if not weights.kept:
                 rounded.append(1)
             weights.take("w", Stored("F32", weight()), FORM)
@@ -173,26 +176,81 @@ def test_small_models_use_no_file(tmp_path):
 )
 def test_the_environment_places_or_forbids_the_file(monkeypatch, said, where):
 
-    monkeypatch.setenv(kept.ENVIRONMENT, said)
-    assert keeping_folder(Path("cache")) == (None if where is None else Path(where))
+    monkeypatch.setenv(keeping.ENVIRONMENT, said)
+    assert keeping.keeping_folder(Path("cache")) == (None if where is None else Path(where))
 
 
-def test_an_identity_is_that_of_the_files_and_of_the_rounding(tmp_path):
-    file = tmp_path / "model.safetensors"
-    raw = bytearray(os.urandom(1_000_000))
-    file.write_bytes(raw)
-    os.utime(file, ns=(1, 1))
-    before = identity([file], "int8")
-    assert before == identity([file], "int8") != identity([file], "int4")
-    raw[-1] ^= 1
-    file.write_bytes(raw)
-    os.utime(file, ns=(1, 1))
-    assert identity([file], "int8") != before
-    file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
-    os.utime(file, ns=(2, 1))
-    assert identity([file], "int8") == before
-    os.utime(file, ns=(1, 2))
-    assert identity([file], "int8") != before
+def test_an_identity_is_that_of_the_weights_and_of_the_rounding():
+    assert len({identity("a", "int8"), identity("a", "int4"), identity("b", "int8"), identity("a", "int8")}) == 3
+
+
+def protected(folder, monkeypatch):
+    """Let a folder be as one that belongs to another user: tests may run as root, whom no mode stops."""
+    access, opened = os.access, os.open
+
+    def may(path, mode, **options):
+        return not (mode & os.W_OK and Path(path) == folder) and access(path, mode, **options)
+
+    def refusing(path, flags, *more, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR) and Path(path).parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "access", may)
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(os, "utime", lambda path: refusing(path, os.O_WRONLY))
+
+
+def test_a_folder_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    first = use(tmp_path, weight())
+    before = sorted(tmp_path.iterdir())
+    protected(tmp_path, monkeypatch)
+    np.testing.assert_array_equal(use(tmp_path), first)
+    np.testing.assert_array_equal(use(tmp_path, weight(), name="other"), first)  # rounded, and not kept
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_lock_of_another_user_stops_nobody(tmp_path, monkeypatch):
+    opened = os.open
+
+    def refusing(path, *more, **options):
+        if str(path).endswith(".lock"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    first = use(tmp_path, weight())
+    np.testing.assert_array_equal(use(tmp_path), first)
+
+
+def test_a_lock_is_for_everybody_who_shares_the_folder(tmp_path):
+    use(tmp_path, weight())
+    assert (tmp_path / "name.weights.lock").stat().st_mode & 0o666 == 0o666
+
+
+def test_what_no_start_used_for_a_month_goes_when_another_is_written(tmp_path):
+    for name in ("old", "fresh"):
+        use(tmp_path, weight(), name=name)
+    for name, days in (("old", 40), ("fresh", 20)):
+        past = time.time() - days * 24 * 3600
+        os.utime(tmp_path / f"{name}.weights", (past, past))
+    (tmp_path / "killed.1.partial").write_bytes(b"half")
+    os.utime(tmp_path / "killed.1.partial", (1, 1))
+    assert [path.name for path, *_ in keeping.kept_files(tmp_path)] == ["old.weights", "fresh.weights"]
+    use(tmp_path, name="fresh")  # a use makes it young again
+    use(tmp_path, weight(), name="new")
+    assert [path.name for path, *_ in keeping.kept_files(tmp_path)] == ["fresh.weights", "new.weights"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no file system in memory")
+def test_a_temporary_file_does_not_lie_in_memory(monkeypatch):
+    assert keeping._is_memory(Path("/dev/shm"))
+    places, made = [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: places.append(options["dir"]) or made(**options))
+    use(None, weight())
+    assert "/dev/shm" not in places
 
 
 def test_rounding_goes_over_blocks_without_a_seam():

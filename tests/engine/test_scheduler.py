@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_values_that_are_not_finite_are_an_error_for_their_caller_only(held):
 
 
 def test_float16_that_overflows_is_not_blamed_on_the_weights(free):
-    free._engine.dtype = "torch.float16"
+    free.batcher.engine.dtype = "torch.float16"
     with pytest.raises(zr.CheckpointError, match="float16 holds nothing above 65504") as caught:
         free.submit(sequences(1313)).result(10)
     assert "fetch" not in str(caught.value)
@@ -206,14 +207,14 @@ def test_closing_fails_what_waits_and_refuses_more_without_waiting_for_the_batch
 def test_a_closed_scheduler_holds_no_engine(free):
     assert free.submit(sequences(1)).result(10)[0, 0] == 1
     free.close()
-    assert free._engine is None
+    assert free.batcher.engine is None
 
 
 def test_one_that_never_worked_closes_too(late):
     scheduler = Scheduler(FakeEngine(late=late))
     scheduler.close()
     assert scheduler.ended.done()
-    assert scheduler._engine is None
+    assert scheduler.batcher.engine is None
 
 
 def test_room_is_limited_for_each_priority(held):
@@ -310,8 +311,6 @@ def test_a_garbage_collection_may_release_a_model_anywhere(late):
 
 
 def test_a_job_is_not_kept_alive_after_its_result(held):
-    import weakref
-
     class Ids(list):
         pass
 
@@ -325,6 +324,22 @@ def test_a_job_is_not_kept_alive_after_its_result(held):
     del future
     scheduler.submit(sequences(6)).result(10)
     gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [666, 667], ids=["started", "read"])
+@pytest.mark.parametrize("message", ["wrong", "fatal"])
+def test_who_keeps_an_error_keeps_no_engine(late, broken, message):
+    engine = FakeEngine(late=late)
+    engine.error = ValueError(message)
+    scheduler, alive = Scheduler(engine), weakref.ref(engine)
+    error = scheduler.submit(sequences(broken)).exception(10)
+    scheduler.close()
+    scheduler.join(10)
+    del engine
+    gc.collect()
+    assert message in str(error)
     assert alive() is None
 
 

@@ -1,6 +1,6 @@
 """Systems whose rankings a test writes down."""
 
-from zh_retrieval.evaluation.results import Costs, Ranking, Run
+from zh_retrieval.evaluation.run import Costs, Ranking, Run
 from zh_retrieval.evaluation.systems.base import System
 
 

@@ -11,7 +11,7 @@ import ir_measures
 import pytest
 
 from tests.evaluation import tea
-from tests.tiny_models import tiny_xlmr_reranker
+from tests.tiny_models import tiny_bert, tiny_xlmr_reranker
 from zh_retrieval.cli.main import main
 
 FLAGS = ["--device", "cpu", "--dtype", "float32"]
@@ -51,7 +51,10 @@ def test_models_rerankers_and_bm25_in_one_table(capsys, folder, reranker, tmp_pa
         low, high = row["intervals"]["nDCG@10"]
         assert low <= row["metrics"]["nDCG@10"] <= high
         assert row["costs"]["ms_per_query"] > 0
-    assert len(found["comparisons"]) == 3 + 3
+    assert 3 + 3 <= len(found["comparisons"]) <= 3 + 3 + 5  # first stages, rerankers, and the best with every other
+    assert found["conclusion"]["sentence"]
+    assert found["conclusion"]["take"] in (None, *rows)
+    assert all({"loses", "message_zh"} <= set(fault) for row in rows.values() for fault in row["faults"])
     assert found["dataset"] == {
         "name": "tea", "split": None, "synthetic": False, "queries": 10, "judged": 10, "passages": 50,
     }  # fmt: skip
@@ -76,6 +79,7 @@ def _check_runs(runs, rows):
 
 def without_costs(output):
     found = json.loads(output)
+    del found["conclusion"]  # it goes by time where quality does not tell
     for row in found["results"]:
         del row["costs"]
     for comparison in found["comparisons"]:
@@ -91,7 +95,7 @@ def test_two_runs_give_the_same_bytes_apart_from_times(capsys, folder, reranker,
         for number, cache in enumerate(("one", "two"))
     ]
     for row in (row for run in runs for row in json.loads(run)["sweep"]["rerank_depth"]):
-        assert row.pop("extra_ms") is not None
+        assert row["extra_ms"] is not None
     first, second = (json.loads(without_costs(run)) for run in runs)
     for found in (first, second):
         for row in found["sweep"]["rerank_depth"]:
@@ -107,9 +111,11 @@ def test_the_text_says_which_difference_is_real_and_names_faults(capsys, folder,
     broken = tea.write(tmp_path / "broken")
     with (broken / "qrels.tsv").open("a", encoding="utf-8") as out:
         out.write("q0\tnowhere\t1\n")
-    assert main(["eval", str(broken), "--cache", str(tmp_path / "cache"), *FLAGS]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("broken: 10 questions, 50 passages\n\nsystem")
+    assert main(["eval", str(broken), "--cache", str(tmp_path / "cache"), *FLAGS]) == 1
+    text, errors = capsys.readouterr()
+    assert "exit status 1: unknown-passage (1 of 51)" in errors
+    assert text.startswith(("Take ", "Nothing to choose yet: 10 questions"))
+    assert "\n\nbroken: 10 questions, 50 passages\n\nsystem" in text
     assert "may be chance, with 10 questions and 1 comparison\n" in text
     assert "- unknown-passage: 1 of 51 judgements are of passages that the corpus lacks" in text
     assert "  q0: nowhere\n" in text
@@ -120,6 +126,89 @@ def test_a_wrong_name_costs_no_computing(capsys, folder, tmp_path):
     assert "Did you mean e5-small-zh" in capsys.readouterr().err
     assert main(["eval", str(folder), "--cache", str(tmp_path / "c"), "--measure", "nDGC@10", "--no-bm25"]) == 2
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--report", "nowhere/r.html"], "there is no folder"), (["--report", "."], "is a folder"),
+        (["--picture", "nowhere/x.svg"], "there is no folder"), (["--picture", "x.gif"], "is no picture"),
+        (["--runs", "file/x"], "is a file"), (["--runs", "file"], "is a file"),
+        (["--rerank-depth", "-1"], "--rerank-depth=-1 must be"), (["--rerank-depth", "0"], "--rerank-depth=0 must be"),
+        (["--top-k", "0"], "--top-k=0 must be"), (["--top-k", "-5"], "--top-k=-5 must be"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--measure", "P"], "it needs cutoff"), (["--measure", "R@200"], "Raise top_k"),
+        (["--reranker", "bge-reranker-large=file", "--rerank-depth", "200"], "reranks 200 passages, and top_k=100"),
+        (["--encoding", "klingon"], "is no encoding"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_before_anything_is_computed(capsys, tmp_path, monkeypatch, folder, flags, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(["eval", str(folder), "--cache", "cache", *flags]) == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file"]
+
+
+def test_short_rankings_are_measured_as_deep_as_they_are(capsys, tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    arguments = [
+        "eval",
+        ".",
+        "--model",
+        "bm25",
+        "--top-k",
+        "5",
+        "--measure",
+        "MAP@5",
+        "--measure",
+        "P@3",
+        "--cache",
+        "c",
+    ]
+    assert main([*arguments, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert set(row["metrics"]) == {"nDCG@5", "AP@5", "Success@1", "Success@5", "P@3"}
+    assert row["metrics"]["nDCG@5"] > 0.5
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "R@100" not in text
+    assert "P@3" in text
+    assert "nothing to choose from" in text.splitlines()[0]
+
+
+def test_a_table_of_questions_in_excels_encoding(capsys, tmp_path):
+    data = tea.dataset()
+    rows = [f"{data.queries[q]},{data.corpus[d].text}\n" for q, grades in data.qrels.items() for d in grades]
+    (tmp_path / "qa.csv").write_bytes(("问题,答案\n" + "".join(rows)).encode("gbk"))
+    arguments = ["eval", str(tmp_path / "qa.csv"), "--model", "bm25", "--cache", str(tmp_path / "c")]
+    assert main(arguments) == 2
+    assert "use --encoding gb18030" in capsys.readouterr().err
+    assert main([*arguments, "--encoding", "gbk"]) == 0
+    assert "qa: 10 questions, 50 passages" in capsys.readouterr().out
+
+
+def test_other_weights_under_the_same_path_never_serve_old_vectors(capsys, tmp_path, folder):
+    """Same size and times: only what is in the file tells them apart."""
+    weights = tmp_path / "weights"
+    tiny_bert(weights_folder(weights), seed=1)
+    times = {file.name: file.stat() for file in weights.iterdir()}
+    arguments = (folder, tmp_path / "cache", "--no-bm25", "--model", f"bge-base-zh={weights}")
+    first, again = (json.loads(evaluated(capsys, *arguments))["results"][0]["metrics"] for _ in range(2))
+    assert first == again
+    tiny_bert(weights, seed=2)
+    for name, status in times.items():
+        assert (weights / name).stat().st_size == status.st_size
+        os.utime(weights / name, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other = json.loads(evaluated(capsys, *arguments))["results"][0]["metrics"]
+    fresh = json.loads(evaluated(capsys, folder, tmp_path / "fresh", *arguments[2:]))["results"][0]["metrics"]
+    assert other == fresh != first
+
+
+def weights_folder(path):
+    path.mkdir()
+    return path
 
 
 _SLOW = """

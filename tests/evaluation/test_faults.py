@@ -6,8 +6,8 @@ import zh_retrieval as zr
 from tests.evaluation.fakes import Written
 from tests.tiny_models import tiny_xlmr_reranker
 from zh_retrieval.evaluation.dataset import Dataset, Passage
-from zh_retrieval.evaluation.duplicates import twins
 from zh_retrieval.evaluation.evaluate import evaluate_systems
+from zh_retrieval.evaluation.faults.duplicates import twins
 from zh_retrieval.evaluation.systems.dense import Dense
 from zh_retrieval.evaluation.systems.reranked import Reranked
 from zh_retrieval.evaluation.systems.store import Store
@@ -44,12 +44,20 @@ def test_clean_data_have_no_fault():
         ("empty-passage", (1, 3, ("c",)), {}, {"c": "\t"}, {}),
         ("duplicate-query", (1, 2, ("q2 = q",)), {"q2": "问"}, {}, {"q2": {"b": 1}}),
         ("duplicate-passage", (1, 3, ("c = b",)), {}, {"c": OTHER}, {}),
+        ("other-script", (1, 3, ("c",)), {}, {"c": "綠茶與紅茶都要沖泡，這是常識。"}, {}),
         ("near-duplicates", (1, 1, ("q: c holds a",)), {}, {"c": TEXT + "水太烫不好。"}, {}),
     ],
 )
 def test_a_planted_fault_of_the_data_is_named(kind, expected, queries, corpus, qrels):
     evaluation = evaluated({"q": "问", **queries}, {"a": TEXT, "b": OTHER, **corpus}, {"q": {"a": 1}, **qrels})
     assert kinds(evaluation.faults) == {kind: expected}
+
+
+def test_passages_without_questions_of_a_script_are_of_no_other_one():
+    traditional = "綠茶與紅茶都要沖泡，這是常識。"
+    assert not kinds(evaluated({"q": "tea?"}, {"a": TEXT, "b": traditional}, {"q": {"a": 1, "b": 0}}).faults)
+    found = evaluated({"q": "綠茶怎麼沖泡？"}, {"a": TEXT, "b": traditional}, {"q": {"b": 1, "a": 0}}).faults
+    assert kinds(found) == {"other-script": (1, 2, ("a",))}
 
 
 def test_queries_that_do_not_count_are_in_no_mean():
@@ -123,6 +131,33 @@ def test_twins_are_what_holds_a_right_passage_and_nothing_else():
     passages = {name: Passage(text) for name, text in corpus.items()}
     dataset = Dataset("小例", {"q": "问"}, passages, {"q": {"right": 1, "judged": 1, "longer": 0}})
     assert set(twins(dataset)["q"]) == {"equal", "longer", "mostly"}
+
+
+ANSWER = "{}支持无线充电，充满一次大约需要两小时，充电时请取下保护壳，并使用随机附带的充电底座，不要边充边用。"
+
+
+@pytest.mark.parametrize(
+    ("right", "other"),
+    [("星河X1", "星河X2"), ("星河手机", "天山平板"), ("X-1", "X1"), ("C++版", "C版"), ("1.5寸屏", "15寸屏")],
+)
+def test_answers_that_differ_in_a_name_are_not_called_the_same_text(right, other):
+    corpus = {"a": ANSWER.format(right), "b": ANSWER.format(other)}
+    evaluation = evaluated({"q": f"{right}充满电要多久？"}, corpus, {"q": {"a": 1}}, {"q": ["b", "a"]})
+    assert "twin-above" not in kinds(evaluation.results[0].faults)
+    (near,) = evaluation.faults
+    assert near.kind == "near-duplicates"
+    assert "b differs from a: " in near.examples[0]
+    assert "judge it right or wrong" in near.message
+    assert "remove" not in near.message
+    looked_at = evaluated({"q": f"{right}充满电要多久？"}, corpus, {"q": {"a": 1, "b": 0}}, {"q": ["b", "a"]})
+    assert looked_at.faults == ()
+
+
+def test_the_same_text_above_the_right_one_is_called_that():
+    corpus = {"a": ANSWER.format("星河X1"), "b": "说明：" + ANSWER.format("星河 Ｘ１").replace("，", ", ")}
+    evaluation = evaluated({"q": "充满电要多久？"}, corpus, {"q": {"a": 1}}, {"q": ["b", "a"]})
+    assert kinds(evaluation.results[0].faults)["twin-above"] == (1, 1, ("q: b",))
+    assert kinds(evaluation.faults)["near-duplicates"][2] == ("q: b holds a",)
 
 
 def test_boilerplate_makes_no_twins():

@@ -1,18 +1,20 @@
 """Numbers against a computation by hand and against trec_eval's code, on ties, no answers and graded labels."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import zh_retrieval as zr
+from tests.evaluation import tea
 from tests.evaluation.fakes import Written, ranking
 from zh_retrieval.evaluation.dataset import Dataset, Passage
 from zh_retrieval.evaluation.evaluate import evaluate_systems
 from zh_retrieval.evaluation.metrics import per_query
-from zh_retrieval.evaluation.results import Ranking
-from zh_retrieval.evaluation.runs import trec_lines
+from zh_retrieval.evaluation.report.runs import trec_lines
+from zh_retrieval.evaluation.run import Ranking
 
 QRELS = {
     "graded": {"a": 3, "b": 1, "c": 0, "gone": 2},  # nobody can find "gone"
@@ -106,3 +108,52 @@ def test_a_measure_that_does_not_exist_is_refused_with_the_names_there_are():
 def test_a_system_that_finds_nothing_at_all_has_0():
     values = per_query(QRELS, list(QRELS), dict.fromkeys(QRELS, ranking()))
     assert all(found == dict.fromkeys(QRELS, 0.0) for found in values.values())
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [("NDCG@10", "nDCG@10"), ("MAP", "AP"), ("MRR@10", "RR@10"), ("Recall@10", "R@10"), ("Recall@100", "R@100"),
+     ("Success(rel=1)@5", "Success@5"), ("nDCG(dcg='log2')@10", "nDCG@10"), ("AP(rel=1)", "AP"), ("P@5\n", "P@5")],
+)  # fmt: skip
+def test_another_spelling_of_a_measure_is_that_measure(spelled, name):
+    """A measure given twice once made every value of its first spelling 0."""
+    data = tea.dataset()
+    systems = [Written("all", {query: list(data.corpus) for query in data.queries})]
+    plain = evaluate_systems(data, systems).results[0]
+    (row,) = evaluate_systems(data, systems, measures=[spelled, name, spelled]).results
+    assert list(row.metrics) == list(dict.fromkeys([*plain.metrics, name]))
+    assert {known: row.metrics[known] for known in plain.metrics} == plain.metrics
+    assert plain.metrics["nDCG@10"] > 0
+    assert evaluate_systems(data, systems, main=spelled).main == name
+    for known, values in per_query(data.qrels, data.judged, row.rankings, [spelled, name]).items():
+        assert values == row.per_query[name], known
+
+
+@pytest.mark.parametrize(
+    ("measure", "why"),
+    [("P", "it needs cutoff"), ("Success", "it needs cutoff"), ("P@0", "cutoff of 0"), ("P@-1", "no measure"),
+     ("R@10.5", "cutoff=10.5"), ("IPrec", "it needs recall"), ("INST", "it needs"), ("nDCG(foo=1)@5", "foo"),
+     ("P(rel='x')@5", "rel='x'"), ("RR(rel=0)", "cannot be computed"), ("RBP", "cannot be computed"),
+     ("NRBP", "pip install"), ("NumRet", "counts over all"), ("nDGC@10", "Use names"), ("ndcg@10", "Did you mean nDCG"),
+     ("", "no measure"), ("(" * 3000, "no measure"), ("x" * 9999, "no measure"), ("__import__('os')", "no measure"),
+     ("R@101", "top_k=100 keeps 100")],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused_before_anything_is_searched(measure, why):
+    class Untouched(Written):
+        def search(self, task):
+            raise AssertionError("searched")
+
+    with pytest.raises(zr.ConfigError, match=re.escape(why)) as raised:
+        evaluate_systems(tea.dataset(), [Untouched("x", {})], measures=[measure])
+    assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 10, 50, 100, 1000])
+def test_no_measure_looks_deeper_than_the_rankings(top_k):
+    data = tea.dataset()
+    found = evaluate_systems(data, [Written("all", {query: list(data.corpus) for query in data.queries})], top_k=top_k)
+    names = list(found.results[0].metrics)
+    assert names[0] == found.main == f"nDCG@{min(10, top_k)}"
+    assert all(int(name.partition("@")[2] or 0) <= top_k for name in names)
+    assert ("AP" in names) == ("R@100" in names) == (top_k >= 100)
+    assert (f"AP@{top_k}" in names) == (top_k < 100)

@@ -1,6 +1,8 @@
 """Every form of dataset that users have, and every fault of files, read and named."""
 
+import csv
 import gzip
+import io
 import json
 
 import pytest
@@ -189,15 +191,21 @@ def test_faults_of_files_are_counted_and_named(tmp_path):
     assert faults(dataset) == {
         "unreadable-line": (
             5,
-            ("corpus.jsonl:4", "corpus.jsonl:5", "corpus.jsonl:9", "corpus.jsonl:10", "qrels.tsv:7"),
+            (
+                "line 4 of corpus.jsonl",
+                "line 5 of corpus.jsonl",
+                "line 9 of corpus.jsonl",
+                "line 10 of corpus.jsonl",
+                "line 7 of qrels.tsv",
+            ),
         ),
-        "no-id": (1, ("corpus.jsonl:6",)),
-        "no-text": (1, ("corpus.jsonl:7",)),
-        "duplicate-id": (1, ("corpus.jsonl:8 (d1)",)),
-        "duplicate-judgement": (1, ("qrels.tsv:3",)),
-        "conflicting-judgement": (1, ("qrels.tsv:4",)),
-        "bad-grade": (1, ("qrels.tsv:5 (0.5)",)),
-        "negative-grade": (1, ("qrels.tsv:6 (-1)",)),
+        "no-id": (1, ("line 6 of corpus.jsonl",)),
+        "no-text": (1, ("line 7 of corpus.jsonl",)),
+        "duplicate-id": (1, ("line 8 of corpus.jsonl (d1)",)),
+        "duplicate-judgement": (1, ("line 3 of qrels.tsv",)),
+        "conflicting-judgement": (1, ("line 4 of qrels.tsv",)),
+        "bad-grade": (1, ("line 5 of qrels.tsv (0.5)",)),
+        "negative-grade": (1, ("line 6 of qrels.tsv (-1)",)),
     }
     assert dataset.qrels == {"q1": {"d1": 2}, "q2": {"d3": 0}}
     assert dataset.corpus["d1"].text == "八十度左右。"
@@ -209,7 +217,7 @@ def test_what_is_no_dataset_is_refused_with_what_would_be(tmp_path):
     write(tmp_path, "corpus.jsonl", lines(corpus_rows()))
     with pytest.raises(zr.InputError, match=r"1 of corpus, 0 of queries, 0 of qrels.*corpus\.jsonl, queries\.jsonl"):
         read_dataset(tmp_path)
-    with pytest.raises(zr.InputError, match=r"expected lines such as .*question"):
+    with pytest.raises(zr.InputError, match=r"expected the columns question and passage.*found '_id', 'title', 'text'"):
         read_dataset(tmp_path / "corpus.jsonl")
     with pytest.raises(zr.InputError, match="as LlamaIndex writes them"):
         read_dataset(write(tmp_path, "x.json", "[]"))
@@ -218,3 +226,104 @@ def test_what_is_no_dataset_is_refused_with_what_would_be(tmp_path):
         write(tmp_path, f"{subset}-corpus/test.jsonl", lines(corpus_rows()))
     with pytest.raises(zr.InputError, match="several corpora: en-corpus, zh-corpus"):
         read_dataset(tmp_path)
+
+
+PAIRS = [("绿茶用多少度的水？", "八十度左右。"), ("红茶呢？", "九十五度以上，\n先温杯。"), ("普洱呢？", '他说"沸水"。')]
+
+
+def table(header, delimiter=",", rows=PAIRS):
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter).writerows([header, *rows])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "gb18030", "utf-16"])
+@pytest.mark.parametrize(("name", "delimiter"), [("qa.csv", ","), ("qa.tsv", "\t")])
+@pytest.mark.parametrize("header", [("问题", "答案"), ("question", "passage"), (" Question", "ANSWER ")])
+def test_tables_of_questions_and_answers(tmp_path, encoding, name, delimiter, header):
+    file = write(tmp_path, name, table(header, delimiter), encoding)
+    dataset = read_dataset(file, encoding="utf-8" if encoding == "utf-8-sig" else encoding)
+    assert [(q, dataset.corpus[d].text) for (_, q), d in zip(dataset.queries.items(), dataset.corpus, strict=True)] == [
+        (question, answer.replace("\n", "\r\n" if "\r\n" in dataset.corpus["d2"].text else "\n"))
+        for question, answer in PAIRS
+    ]
+    assert dataset.qrels == {f"q{n}": {f"d{n}": 1} for n in (1, 2, 3)}
+    assert dataset.faults == ()
+    assert dataset.name == "qa"
+    assert read_dataset(tmp_path, encoding="utf-8" if encoding == "utf-8-sig" else encoding).queries == dataset.queries
+
+
+@pytest.mark.parametrize("header", [("问题", "答案"), ("question", "answer")])
+def test_a_table_that_excel_wrote_is_refused_with_the_encoding_it_is_in(tmp_path, header):
+    file = write(tmp_path, "qa.csv", table(header), "gbk")
+    with pytest.raises(zr.InputError, match="GB18030: use --encoding gb18030") as raised:
+        read_dataset(file)
+    assert "skip" not in str(raised.value)
+    with pytest.raises(zr.InputError, match="is UTF-8, not GB18030"):
+        read_dataset(write(tmp_path, "utf8.csv", table(header)), encoding="gbk")
+    with pytest.raises(zr.ConfigError, match="is no encoding"):
+        read_dataset(file, encoding="klingon")
+
+
+def test_a_dataset_in_another_encoding_is_not_blamed_on_its_ids(tmp_path):
+    folder = beir(tmp_path, encoding="gb18030")
+    with pytest.raises(zr.InputError, match=r"corpus\.jsonl cannot be read.*use --encoding gb18030"):
+        read_dataset(folder)
+    check(read_dataset(folder, encoding="gb18030"))
+
+
+def test_rows_of_a_table_that_are_no_pair_are_named(tmp_path):
+    text = "question,answer\n甲？,答甲\n,\n乙？,\n丙？,答丙,多\n,答丁\n戊？,答戊\n己？,答己\n庚？,答庚\n"
+    dataset = read_dataset(write(tmp_path, "qa.csv", text))
+    assert list(dataset.queries.values()) == ["甲？", "戊？", "己？", "庚？"]
+    assert faults(dataset) == {
+        "no-pair": (2, ("line 4 of qa.csv", "line 6 of qa.csv")), "unreadable-line": (1, ("line 5 of qa.csv",)),
+    }  # fmt: skip
+
+
+def test_a_spreadsheet_says_what_to_save_it_as(tmp_path):
+    with pytest.raises(zr.InputError, match=r"Save it as CSV.*gb18030"):
+        read_dataset(write(tmp_path, "qa.xlsx", "PK"))
+
+
+def test_a_file_that_is_mostly_broken_is_refused_with_the_first_error(tmp_path):
+    folder = beir(tmp_path)
+    write(folder, "queries.jsonl", lines(query_rows()) + '{"_id": "q3", "text"\n' * 3)
+    with pytest.raises(zr.InputError, match=r"3 of 5 lines of .*queries\.jsonl cannot be read\. The first: line 3"):
+        read_dataset(folder)
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_tab_separated_corpora(tmp_path, header, packed):
+    """With a header, or without one as MS MARCO has them, where a quote means nothing."""
+    corpus = [(name, title, text) for name, (title, text) in CORPUS.items()] + [("d4", "引号", '"半个引号')] * (
+        not header
+    )
+    queries = list(QUERIES.items())
+    for name, columns, rows in (("collection", ("id", "title", "text"), corpus), ("queries", ("id", "text"), queries)):
+        text = "".join("\t".join(row) + "\n" for row in ([columns] if header else []) + rows)
+        content = text.encode()
+        (tmp_path / f"{name}.tsv{packed}").write_bytes(gzip.compress(content) if packed else content)
+    write(tmp_path, "qrels.tsv", qrels_lines())
+    dataset = read_dataset(tmp_path)
+    assert dataset.queries == QUERIES
+    assert {name: (p.title, p.text) for name, p in dataset.corpus.items()} == {
+        name: (title, text) for name, title, text in corpus
+    }
+    assert dataset.faults == ()
+
+
+def test_the_folder_in_which_one_stands(tmp_path, monkeypatch):
+    check(read_dataset(beir(tmp_path / "tea")))
+    monkeypatch.chdir(tmp_path / "tea")
+    for said in (".", "../tea", "./"):
+        check(read_dataset(said))
+        assert read_dataset(said).name == "tea"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(zr.InputError, match="is no dataset"):
+        read_dataset(".")
+    (tmp_path / "empty" / "snapshots").mkdir()
+    with pytest.raises(zr.InputError, match="is no dataset"):
+        read_dataset(".")

@@ -15,10 +15,12 @@ from pydantic import Field
 from tests.evaluation import tea
 from tests.evaluation.fakes import Written
 from zh_retrieval.errors import ConfigError, InputError
+from zh_retrieval.evaluation.dataset import Dataset, Passage
 from zh_retrieval.evaluation.evaluate import evaluate_systems
 from zh_retrieval.evaluation.retrievers import Retrieved, aevaluate, evaluate
 
 DATA = tea.dataset()
+THINGS = tea.THINGS
 BY_TEXT = {text: name for name, text in DATA.queries.items()}
 
 
@@ -130,9 +132,79 @@ def test_results_of_another_corpus_are_named_and_keep_their_rank():
     assert result.metrics == EXPECTED.metrics
 
 
+def test_a_row_number_of_the_store_does_not_win_over_what_says_the_passage():
+    """The corpus is numbered 1 to 5, the store numbers its rows too, in another order."""
+    corpus = {str(n): Passage(f"第{n}段说的是{THINGS[n]}的保管办法，" * 3) for n in range(1, 6)}
+    data = Dataset(
+        "编号", {f"q{n}": f"问{n}" for n in range(1, 6)}, corpus, {f"q{n}": {str(n): 1} for n in range(1, 6)}
+    )
+
+    def chain(make):
+        class Store:
+            async def ainvoke(self, question):
+                return [make(int(question[1:]))]
+
+        return evaluate(Store(), data).results[0]
+
+    def text(n, shown=slice(None)):
+        return corpus[str(n)].text[shown]
+
+    for make in (
+        lambda n: Document(id=str(6 - n), page_content=text(n), metadata={"doc_id": str(n)}),
+        lambda n: Document(id=str(n), page_content=text(n), metadata={"id": 6 - n, "source": str(6 - n)}),
+        lambda n: Document(id=str(6 - n), page_content=text(n)),  # the text alone says it
+        lambda n: Document(id=str(6 - n), page_content=text(n, slice(0, 12)), metadata={"source": str(n)}),
+        lambda n: Document(id=str(6 - n), page_content="摘要", metadata={"doc_id": str(n)}),
+        lambda n: Document(id=str(6 - n), page_content="", metadata={"doc_id": n}),
+        lambda n: TextNode(id_=str(6 - n), text=text(n), metadata={"doc_id": str(n)}),
+        lambda n: TextNode(
+            id_=str(6 - n), text=text(n, slice(2, 9)),
+            relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=str(n))},
+        ),
+    ):  # fmt: skip
+        assert chain(make).metrics["Success@1"] == 1
+    (doubtful,) = [
+        fault for fault in chain(lambda n: Document(id=str(6 - n), page_content="改写过的文字")).faults
+        if fault.kind == "doubtful-result"
+    ]  # fmt: skip
+    assert doubtful.count == 5
+    assert "identify=" in doubtful.message
+
+
+@pytest.mark.parametrize("key", ["context", "documents", "source_documents", "anything"])
+def test_a_chain_that_gives_a_dict_is_measured_by_its_documents(key):
+    class Chain:
+        async def ainvoke(self, question):
+            return {"input": question, key: [Document("", id=name) for name in ids(question)], "answer": "答案"}
+
+    assert evaluate(Chain(), DATA).results[0].metrics == EXPECTED.metrics
+
+
+def test_a_dict_without_documents_says_what_was_expected():
+    class Chain:
+        async def ainvoke(self, question):
+            return {"answer": "答案", "tokens": [1, 2]}
+
+    with pytest.raises(InputError, match=r"dict of 'answer', 'tokens'\. Expected documents in one of context"):
+        evaluate(Chain(), DATA)
+
+
+def test_a_chain_that_finds_few_says_that_deep_measures_see_no_more():
+    (result,) = evaluate(LangChain(), DATA).results
+    (short,) = [fault for fault in result.faults if fault.kind == "short-rankings"]
+    assert (short.count, short.total) == (10, 10)
+    assert "fewer than 10 passages, 3 at most" in short.message
+
+
 def test_several_chains_are_compared():
     found = evaluate_systems(DATA, [Retrieved(LangChain(), name="one"), Retrieved(Engine(), name="two")])
     assert "no difference" in found.comparisons[0].sentence
+
+
+def test_ranks_that_stand_for_scores_get_no_threshold():
+    found = evaluate_systems(DATA, [Retrieved(LangChain(), name="one")], sweep=True)
+    assert found.sweep["score_threshold"] == []
+    assert found.sweep["top_k"]
 
 
 def test_what_is_no_retriever_is_refused():

@@ -121,3 +121,76 @@ def test_of_two_models_the_better_one_is_judged():
 def test_comparisons_do_not_depend_on_the_run():
     first, second = (evaluation([n % 5 for n in range(30)], [n % 4 for n in range(30)]) for _ in range(2))
     assert first.to_json() == second.to_json()
+
+
+def several(means, *, queries=200, times=None, base=None, noise=0.0, synthetic=False):
+    """Return an evaluation of systems that find the answer first for a share of the questions, drawn one by one."""
+    rng = np.random.default_rng(7)
+    common = rng.random(queries)
+    ids = [f"p{n}" for n in range(12)]
+    texts = {f"q{n}": f"问题{n}" for n in range(queries)}
+    dataset = Dataset("小例", texts, {name: Passage(f"内容{name}") for name in ids}, {q: {"p0": 1} for q in texts},
+                      synthetic=synthetic)  # fmt: skip
+    systems = {}
+    for name, mean in means.items():
+        drawn = common + noise * rng.normal(size=queries)
+        found = {f"q{n}": ids if drawn[n] < mean else ids[1:] for n in range(queries)}
+        systems[name] = Written(name, found, base=systems.get((base or {}).get(name)), ms=(times or {}).get(name, 10.0))
+    return evaluate_systems(dataset, list(systems.values()))
+
+
+def test_the_best_is_taken_where_it_is_told_from_every_other():
+    found = several({"慢": 0.9, "快": 0.6, "中": 0.7}, times={"慢": 90.0, "快": 1.0}).conclusion
+    assert (found.take, found.tied) == ("慢", ())
+    assert found.sentence.startswith("Take 慢, because it finds more than every other: nDCG@10 0.890")
+    assert "90 ms a query (中: 10 ms)" in found.sentence
+    assert found.sentence_zh.startswith("选 慢：找得比其他都准")
+
+
+def test_of_what_cannot_be_told_apart_the_quickest_is_taken_if_it_can_lose_little():
+    found = several({"慢": 0.8, "快": 0.799}, queries=1000, times={"慢": 90.0, "快": 1.0}).conclusion
+    assert found.take == "快"
+    assert set(found.tied) == {"慢", "快"}
+    assert "because it is the quickest (1.0 ms a query, 慢 90 ms)" in found.sentence
+    best = several({"慢": 0.79, "快": 0.8}, times={"慢": 90.0, "快": 1.0}).conclusion
+    assert best.take == "快"
+    assert "is the highest" in best.sentence
+
+
+@pytest.mark.parametrize("times", [{}, {"a": 90.0, "b": 1.0}, {"a": None, "b": None}])
+def test_nothing_is_taken_where_nothing_can_be_told(times):
+    found = several({"a": 0.62, "b": 0.58, "c": 0.5}, queries=20, times=times, noise=0.3).conclusion
+    assert found.take is None
+    assert len(found.tied) >= 2
+    assert found.sentence.startswith("Nothing to choose yet: 20 questions cannot tell")
+    assert "better. Ask more questions" in found.sentence
+    assert found.sentence_zh.startswith("还不能选：20 个问题")
+
+
+def test_one_system_one_question_and_nothing_found_are_said_as_such():
+    assert "nothing to choose from" in several({"a": 0.5}).conclusion.sentence
+    assert several({"a": 0.5}).conclusion.take is None
+    assert several({"a": 1.0, "b": 0.0}, queries=1).conclusion.sentence.startswith("Nothing can be told")
+    assert several({"a": 0.0, "b": 0.0}).conclusion.sentence.startswith("Take none: no system finds")
+    assert several({"a": 0.9, "b": 0.1}, synthetic=True).conclusion.sentence.endswith("this is a hint, no more.")
+
+
+def test_rerankers_on_one_first_stage_are_compared_and_the_best_with_every_other():
+    base = {"甲 + 大": "甲", "甲 + 小": "甲", "乙 + 大": "乙"}
+    found = several({"甲": 0.4, "乙": 0.5, "甲 + 大": 0.9, "甲 + 小": 0.7, "乙 + 大": 0.6}, base=base)
+    pairs = {frozenset((one.system, one.baseline)) for one in found.comparisons}
+    wanted = {("甲", "乙"), ("甲", "甲 + 大"), ("甲", "甲 + 小"), ("乙", "乙 + 大"), ("甲 + 大", "甲 + 小"),
+              ("甲 + 大", "乙"), ("甲 + 大", "乙 + 大")}  # fmt: skip
+    assert pairs == set(map(frozenset, wanted))
+    two = next(one for one in found.comparisons if {one.system, one.baseline} == {"甲 + 大", "甲 + 小"})
+    assert (two.system, two.verdict) == ("甲 + 大", "better")
+    assert two.sentence.startswith("甲 + 大 against 甲 + 小: ")
+    assert found.conclusion.take == "甲 + 大"
+
+
+def test_p_values_are_corrected_for_all_pairs():
+    found = several({f"s{n}": 0.5 + n / 50 for n in range(5)}, base={"s3": "s0", "s4": "s1"}, noise=0.02)
+    shown = len(found.comparisons)
+    assert shown < 10
+    least = min(found.comparisons, key=lambda one: one.p_value)
+    assert least.p_adjusted == pytest.approx(min(1.0, 10 * least.p_value), rel=0.35)

@@ -1,5 +1,8 @@
 """Models, BM25 and rerankers as systems: what they find, what they keep, what they cost."""
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,13 +12,15 @@ from zh_retrieval.chunking import sentence_spans
 from zh_retrieval.evaluation.dataset import Passage
 from zh_retrieval.evaluation.evaluate import evaluate_systems
 from zh_retrieval.evaluation.systems import dense
+from zh_retrieval.evaluation.systems.arguments import ModelArgument
 from zh_retrieval.evaluation.systems.base import Task
-from zh_retrieval.evaluation.systems.bm25 import BM25, terms
-from zh_retrieval.evaluation.systems.building import Said, build
+from zh_retrieval.evaluation.systems.bm25 import BM25
+from zh_retrieval.evaluation.systems.building import build
 from zh_retrieval.evaluation.systems.dense import Dense, Reading
 from zh_retrieval.evaluation.systems.reranked import Reranked
-from zh_retrieval.evaluation.systems.search import order
+from zh_retrieval.evaluation.systems.search import order, search
 from zh_retrieval.evaluation.systems.store import Store
+from zh_retrieval.sparse.terms import terms
 from zh_retrieval.testing import FakeEncoder, FakeReranker
 
 
@@ -58,9 +63,53 @@ def test_rankings_are_those_of_the_vectors(small_blocks):
 def test_what_is_kept_is_not_computed_again(small_blocks, tmp_path):
     data, first, second = dataset(), Opened(FakeEncoder), Opened(FakeEncoder)
     runs = [Task(data, 5).run(encoder_system(Store(tmp_path), opened)) for opened in (first, second)]
-    assert runs[0] == runs[1]  # the costs too: they are those of the first time
+    assert runs[0].rankings == runs[1].rankings
+    assert not runs[0].costs.earlier
+    assert runs[1].costs == replace(runs[0].costs, earlier=True)  # those of the first time, and it is said
     assert second.models == []
     assert all(model.closed for model in first.models)
+
+
+def test_times_of_other_conditions_are_measured_again_and_vectors_are_not(small_blocks, tmp_path):
+    data, first, second = dataset(), Opened(FakeEncoder), Opened(FakeEncoder)
+    before = Task(data, 5).run(Dense("模型", first, {}, Store(tmp_path), conditions="one thread"))
+    after = Task(data, 5).run(Dense("模型", second, {}, Store(tmp_path), conditions="two threads"))
+    assert after.rankings == before.rankings
+    assert {text for call in second.models[0].calls for text in call} == set(data.queries.values())
+    assert after.costs.passages_per_second is None  # nobody has measured that
+    assert after.costs.memory_bytes is None
+    assert not after.costs.earlier
+    assert 0 < after.costs.ms_per_query != before.costs.ms_per_query
+    again = Opened(FakeReranker)
+    base = BM25()
+    for conditions, opened in (("one thread", Opened(FakeReranker)), ("two threads", again)):
+        system = Reranked("x", base, opened, {}, Store(tmp_path), depth=4, conditions=conditions)
+        run = Task(data, 5).run(system)
+    assert again.asked > 0
+    assert not run.costs.earlier
+
+
+def test_a_query_is_timed_alone_from_the_question_to_the_ranking(small_blocks, monkeypatch):
+    searched = []
+
+    def slow(queries, blocks, ids, top_k, *more):
+        searched.append(len(queries))
+        time.sleep(0.02 * (len(queries) == 1))
+        return search(queries, blocks, ids, top_k, *more)
+
+    monkeypatch.setattr(dense, "search", slow)
+    run = Task(dataset(), 5).run(encoder_system(Store(None)))
+    assert searched[0] == 10
+    assert set(searched[1:]) == {1}
+    assert run.costs.ms_per_query > 20
+
+
+def test_a_time_over_part_of_the_vectors_is_scaled_up(small_blocks, monkeypatch):
+    seen = []
+    monkeypatch.setattr(dense, "_HELD", 1)
+    monkeypatch.setattr(dense, "median_ms", lambda call, items: seen.append(call(items[0])) or 1.0)
+    run = Task(dataset(), 5).run(encoder_system(Store(None)))
+    assert run.costs.ms_per_query == 1 + 50 / 8  # encoding, and a search of 8 of 50 passages
 
 
 def test_a_passage_more_costs_its_block_alone(small_blocks, tmp_path):
@@ -146,13 +195,6 @@ def test_the_first_stage_is_searched_once(tmp_path):
     assert len(opened.models) == 1
 
 
-def test_terms_are_words_and_pairs_of_chinese_characters():
-    assert terms("GPT-4 的绿茶水温80℃，Ünïcode 茶") == [
-        "gpt", "4", "的绿", "绿茶", "茶水", "水温", "80", "ünïcode", "茶",
-    ]  # fmt: skip
-    assert terms("カタカナ 한국어 𠀀𠀁") == ["カタ", "タカ", "カナ", "한국", "국어", "𠀀𠀁"]
-
-
 def test_bm25_is_the_formula():
     data = dataset()
     run = Task(data, 50).run(BM25(k1=1.2, b=0.75))
@@ -178,16 +220,16 @@ def test_bm25_finds_nothing_where_no_term_is_shared():
 
 
 def test_what_is_written_for_a_model_is_taken_apart():
-    assert Said.parse("bge-base-zh=/a,b/c,quantization=int8,title=off") == Said(
+    assert ModelArgument.parse("bge-base-zh=/a,b/c,quantization=int8,title=off") == ModelArgument(
         "bge-base-zh", {"path": "/a,b/c", "quantization": "int8", "title": "off"}
     )
     for wrong in ("", "=x", "bge="):
         with pytest.raises(zr.ConfigError, match="is no model"):
-            Said.parse(wrong)
+            ModelArgument.parse(wrong)
 
 
 def built(models, rerankers=(), **flags):
-    return build(models, rerankers, flags, Store(None), depth=5, bm25=True)
+    return build(models, [(reranker,) for reranker in rerankers], flags, Store(None), depth=5, bm25=True)
 
 
 def test_every_reranker_goes_on_top_of_every_first_stage_and_names_tell_them_apart():
@@ -231,10 +273,34 @@ def test_two_systems_of_one_name_are_refused():
         evaluate_systems(dataset(), [BM25(), BM25(k1=0.9)])
 
 
+@pytest.mark.parametrize("depth", [0, -1, 2.5, True])
+def test_a_depth_that_is_none_is_refused(depth):
+    with pytest.raises(zr.ConfigError, match=r"depth=.* must be a positive whole number"):
+        Reranked("x", BM25(), FakeReranker, {}, Store(None), depth=depth)
+    with pytest.raises(zr.ConfigError, match=r"rerank depth=.* must be a positive whole number"):
+        build(["bm25"], [], {}, Store(None), depth=depth, bm25=True)
+
+
+def test_more_cannot_be_reranked_than_a_ranking_holds():
+    base, opened = BM25(), Opened(FakeReranker)
+    with pytest.raises(zr.ConfigError, match="x reranks 30 passages, and top_k=20 keeps 20"):
+        evaluate_systems(dataset(), [base, Reranked("x", base, opened, {}, Store(None), depth=30)], top_k=20)
+    assert opened.models == []
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, True])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(zr.ConfigError, match="seed="):
+        evaluate_systems(dataset(), [BM25()], seed=seed)
+
+
 def test_questions_without_a_right_answer_are_no_evaluation():
     data = dataset()
     data.qrels.clear()
-    with pytest.raises(zr.InputError, match="No query of 茶与杂物 has a right answer: 10 queries, 0 of them judged"):
+    with pytest.raises(
+        zr.InputError,
+        match=r"No query of 茶与杂物 has a right answer: 10 queries \('q0', 'q1', 'q2'\), 0 judged \(none\)",
+    ):
         evaluate_systems(data, [BM25()])
 
 
@@ -243,10 +309,9 @@ def test_the_sweep_says_what_a_reranker_of_any_depth_would_give():
     deep = Reranked("bm25 + 重排", base, FakeReranker, {}, Store(None), depth=30)
     evaluation = evaluate_systems(data, [base, deep], top_k=30, sweep=True)
     for row in evaluation.sweep["rerank_depth"]:
-        systems = [base, Reranked("x", base, FakeReranker, {}, Store(None), depth=row["rerank_depth"])]
-        expected = (
-            evaluate_systems(data, systems, top_k=30).results[1] if row["rerank_depth"] else evaluation.results[0]
-        )
+        depth = row["rerank_depth"]
+        above = Reranked("x", base, FakeReranker, {}, Store(None), depth=depth or 1)
+        expected = evaluate_systems(data, [base, above], top_k=30).results[1] if depth else evaluation.results[0]
         assert row["nDCG@10"] == pytest.approx(expected.metrics["nDCG@10"])
     assert [row["rerank_depth"] for row in evaluation.sweep["rerank_depth"]] == [0, 5, 10, 20, 30]
 

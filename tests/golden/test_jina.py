@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.nn.attention.flex_attention import flex_attention
 
 import zh_retrieval as zr
 from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
 from tests.memory import WATCH
-from zh_retrieval.layers.alibi import alibi_attention, attend_flex, document_blocks, slopes
-from zh_retrieval.layers.packing import pack
+from tests.without_torch import torch
+from zh_retrieval.layers.slopes import slopes
 from zh_retrieval.sequence import Tokens
 
 CASE = Path(__file__).parent / "jina"
@@ -46,6 +44,8 @@ def test_vectors_packed_equal_the_reference(encoder):
 
 
 def test_first_and_last_rows_equal_the_reference(folder):
+    from zh_retrieval.layers.packing import pack
+
     batch = pack([Tokens(case["input_ids"]) for case in CASES], torch.device("cpu"))
     with load_by("torch", zr.load_encoder, MODEL, path=folder, device="cpu", dtype="float32", private=True) as loaded:
         body = loaded._model.engine._body
@@ -71,6 +71,11 @@ def test_slopes_of_head_counts():
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("lengths", [(130, 7, 1), (1,), (128, 128), (300, 60, 60, 5), (127, 2, 127)])
 def test_flex_path_equals_blockwise_path(lengths):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from zh_retrieval.layers.alibi import alibi_attention, attend_flex, document_blocks
+    from zh_retrieval.layers.packing import pack
+
     generator = torch.Generator().manual_seed(0)
     layout = pack([Tokens([1] * n) for n in lengths], torch.device("cpu")).layout
     q, k, v = (torch.randn(sum(lengths), 12, 16, generator=generator) for _ in range(3))
@@ -81,6 +86,8 @@ def test_flex_path_equals_blockwise_path(lengths):
 
 
 def test_flex_skips_blocks_of_other_sequences():
+    from zh_retrieval.layers.alibi import document_blocks
+
     blocks = document_blocks((256, 200, 56), torch.device("cpu"))
     assert blocks.kv_num_blocks.tolist() == [[[2, 2, 2, 2]]]
     assert [row[:2] for row in blocks.kv_indices[0, 0].tolist()] == [[0, 1], [0, 1], [2, 3], [2, 3]]
@@ -88,6 +95,7 @@ def test_flex_skips_blocks_of_other_sequences():
 
 @pytest.mark.slow
 def test_8192_tokens_need_little_memory():
+    pytest.importorskip("torch")
     code = """
 import torch
 from zh_retrieval.sequence import Tokens

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 import zh_retrieval as zr
 from tests.engines import ENGINES, load_by
 from tests.golden.recipe import write
+from tests.without_torch import torch
 from zh_retrieval.checkpoint.folder import open_folder, read_config
-from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.tokenization.tiktoken import qwen_tokenizer
 
 HERE = Path(__file__).parent
@@ -110,6 +109,7 @@ def test_a_missing_tensor_is_an_error_that_names_it(tmp_path, each_engine):
         load(broken)
 
 
+@pytest.mark.slow
 def test_code_in_the_folder_is_never_imported(tmp_path, each_engine):
     poisoned = checkpoint(tmp_path / "poisoned")
     for name in ("modeling_qwen.py", "configuration_qwen.py", "tokenization_qwen.py"):
@@ -134,6 +134,8 @@ def test_ordinary_qwen2_checkpoints_are_not_touched(tmp_path, reranker):
 
 
 def test_bfloat16_loads_in_bfloat16(folder):
+    from zh_retrieval.checkpoint.load import Placement, load_checkpoint
+
     spec = zr.get_spec("rankinggpt")
     parts = load_checkpoint(open_folder(folder, spec, trusted_sizes=True), spec, Placement(torch.bfloat16))
     assert {parameter.dtype for parameter in parts.body.parameters()} == {torch.bfloat16}

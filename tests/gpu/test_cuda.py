@@ -122,7 +122,7 @@ def test_short_queries_run_from_graphs(model, tmp_path, caplog):
         first = encoder.encode_documents(["今天"])
         for size in range(1, 120, 7):  # other texts, of all buckets, in the same memory
             encoder.encode_documents([TEXTS[-1][:size]])
-        graphs = encoder._model.scheduler._engine._graphs
+        graphs = encoder._model.scheduler.batcher.engine._graphs
         assert set(graphs._recorded) == {16, 32, 64}
         np.testing.assert_allclose(encoder.encode_documents(["今天"]), first, atol=1e-6)
     assert "graphs are not used" not in caplog.text

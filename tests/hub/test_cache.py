@@ -14,7 +14,7 @@ from tests.tiny_models import tiny_bert
 from zh_retrieval.frameworks.identity import identity
 from zh_retrieval.hub import download
 from zh_retrieval.hub.cache import locate, target
-from zh_retrieval.hub.snapshot import Manifest, RemoteFile, select, sha256, size_on_disk, snapshot_revision
+from zh_retrieval.hub.snapshot import Manifest, RemoteFile, select, sha256, size_on_disk
 from zh_retrieval.options import LoadOptions
 from zh_retrieval.recipes.spec import Source
 
@@ -257,20 +257,6 @@ def test_shards_of_other_folders_are_not_taken():
         "model-a/x-of-1.safetensors", "model-00001-of-00002/b.safetensors", "lora/model-00001-of-00001.safetensors"
     ]  # fmt: skip
     assert [file.path for file in select(map(RemoteFile, [*others, *listed]))] == listed
-
-
-def test_the_revision_of_a_snapshot_is_its_commit_or_follows_its_files(repository, tmp_path, published):
-    assert snapshot_revision(repository / "snapshots" / MAIN) == MAIN
-    assert snapshot_revision(published) is None
-    files = (RemoteFile("config.json", 1, "a"), RemoteFile("model.safetensors", 2, "b"))
-    Manifest("modelscope", "o/n", "master", files).write(tmp_path)
-    first = snapshot_revision(tmp_path)
-    Manifest("modelscope", "o/n", "v1", files[::-1]).write(tmp_path)
-    assert snapshot_revision(tmp_path) == first
-    Manifest("modelscope", "o/n", "master", (files[0], RemoteFile("model.safetensors", 2, "c"))).write(tmp_path)
-    assert snapshot_revision(tmp_path) not in (first, None)
-    Manifest("huggingface", "o/n", "main", files, MAIN).write(tmp_path)
-    assert snapshot_revision(tmp_path) == MAIN
 
 
 def test_the_identity_of_a_model_follows_what_its_branch_holds(tmp_path, published):

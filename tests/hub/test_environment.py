@@ -1,7 +1,9 @@
 """What the environment says about the network: switches that forbid it, proxies that cannot work."""
 
 import json
+import socket
 import sys
+import time
 
 import pytest
 
@@ -10,6 +12,7 @@ from tests.modelscope_stub import Stub, serve
 from zh_retrieval.cli.main import main
 from zh_retrieval.hub import download
 from zh_retrieval.hub.proxy import proxy_problem
+from zh_retrieval.hub.retry import _line
 from zh_retrieval.options import LoadOptions, offline, offline_switch
 
 SPEC = zr.get_spec("bge-large-zh")
@@ -109,3 +112,23 @@ def test_a_proxy_that_is_not_used_or_can_be_is_no_problem(monkeypatch, bare, var
 def test_a_hub_at_an_address_that_is_none_is_not_reachable(monkeypatch):
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://[not-an-address")
     assert download.reachable("modelscope") is False
+
+
+def test_without_a_network_the_first_download_says_at_once_what_helps(monkeypatch, tmp_path, capfd):
+    with socket.socket() as taken:  # a port where nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(zr.DownloadError) as caught:
+            zr.load_encoder("bge-base-zh", cache_dir=tmp_path)
+        assert time.monotonic() - start < 3
+    said = str(caught.value)
+    for way in ("cannot be reached", "path=", "e5-small-zh is built in", "HTTPS_PROXY", "MODELSCOPE_ENDPOINT", "BAAI/"):
+        assert way in said
+    assert said.endswith(".")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_long_message_of_a_client_is_cut_between_words():
+    assert _line("a" * 9 + " " + "b" * 300) == "a" * 9 + " …"
+    assert _line("a b") == "a b"

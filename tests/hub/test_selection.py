@@ -23,7 +23,7 @@ QWEN3 = (
     [
         (
             BGE_M3,
-            {".gitattributes", "README.md", "colbert_linear.pt", "sparse_linear.pt", "imgs/bm25.jpg", "long.jpg"}
+            {".gitattributes", "README.md", "colbert_linear.pt", "imgs/bm25.jpg", "long.jpg"}
             | {name for name in BGE_M3 if name.startswith("onnx/")},
         ),
         (QWEN3, {"merges.txt", "vocab.json"}),

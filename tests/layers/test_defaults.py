@@ -31,6 +31,7 @@ def compute(model, folder, options):
         return encoder.encode_documents(TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("foreign", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("model", "build", "options"),

@@ -8,10 +8,10 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 
 import zh_retrieval as zr
 from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_xlmr_reranker
+from tests.without_torch import torch
 from zh_retrieval.local.call import Limits
 from zh_retrieval.local.encoder import LocalEncoder
 from zh_retrieval.sequence import Tokens

@@ -49,6 +49,16 @@ def ids_of(reranker, pair, instruction=None):
     return [list(tokens.ids) for tokens in reranker._scoring([pair], instruction).prepare(0, 1)]
 
 
+def test_an_instruction_that_every_text_would_carry_is_bounded(reranker, tmp_path):
+    with pytest.raises(zr.InputError, match="instruction has 10001 characters, expected at most 10000"):
+        reranker.score([("茶", "好")], instruction="a" * 10_001)
+    with (
+        zr.load_encoder("bge-base-zh", path=tiny_bert(tmp_path), **OPTIONS) as encoder,
+        pytest.raises(zr.InputError, match="instruction has 10001 characters"),
+    ):
+        encoder.encode_queries(["茶"] * 2048, instruction="a" * 10_001)
+
+
 @pytest.mark.parametrize("instruction", ["找出回答", "{text} {query} {instruction}", ""])
 def test_the_instruction_of_a_call_stands_in_the_prompt(reranker, bare, instruction):
     pair = ("{document} 天气", "{text} 好 {instruction}")

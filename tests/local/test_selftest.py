@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import zh_retrieval as zr
-from tests.checkpoint.test_foreign_code import HERE, qwen_shards
+from tests.checkpoint.test_foreign_code import HERE
 from tests.golden import recipe
 from tests.modelscope_stub import Stub, serve
 from tests.tiny_models import (
@@ -16,6 +16,7 @@ from tests.tiny_models import (
     tiny_bert,
     tiny_causal_lm,
     tiny_mistral,
+    tiny_qwen1,
     tiny_xlmr_reranker,
 )
 from tests.weights.test_published import reason_to_skip
@@ -58,6 +59,7 @@ def test_the_built_in_model_passes_in_int8():
     assert failed(selftest("e5-small-zh", device="cpu", quantization="int8")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "build"),
     [
@@ -65,7 +67,7 @@ def test_the_built_in_model_passes_in_int8():
         ("bge-large-zh", tiny_bert),
         ("jina-base-zh", lambda folder: recipe.write(HERE / "jina", folder)),
         ("e5-mistral", tiny_mistral),
-        ("rankinggpt", qwen_shards),
+        ("rankinggpt", tiny_qwen1),
         ("rankinggpt", tiny_causal_lm),
         ("bge-reranker-large", tiny_xlmr_reranker),
     ],

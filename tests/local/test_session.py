@@ -22,7 +22,8 @@ from tests.engine.fakes import FakeEngine
 from tests.tiny_models import tiny_bert
 from zh_retrieval.local.call import Limits
 from zh_retrieval.local.encoder import LocalEncoder
-from zh_retrieval.local.sharing import LoadedModel
+from zh_retrieval.local.loaded import LoadedModel
+from zh_retrieval.tokenization.beginnings import Beginning
 
 SPEC = replace(zr.get_spec("bge-base-zh"), query_template="{text}", instruction=None)
 
@@ -38,11 +39,16 @@ class Numbers:
         self.gate = threading.Event()
         self.gate.set()
         self.called = threading.Event()
+        self.threads = set()
 
     def ids(self, texts):
         self.called.set()
+        self.threads.add(threading.current_thread())
         assert self.gate.wait(20)
         return [[int(text)] for text in texts]
+
+    def beginnings(self, texts, least):
+        return [Beginning(ids, True) for ids in self.ids(texts)]
 
     def frame(self, ids, max_length):
         return ids
@@ -189,6 +195,69 @@ async def test_progress_without_a_standard_error_does_not_stop_the_work(make, mo
     assert found[:, 0].tolist() == numbers
 
 
+@pytest.mark.parametrize(
+    ("given", "inline"), [(["7"], True), (["7".rjust(100_000)], False), (["1".rjust(41)] * 100, False)]
+)
+async def test_much_text_is_tokenized_beside_the_event_loop(make, given, inline):
+    made = make()
+    await made.encoder.aencode_documents(given)
+    assert (made.tokenizer.threads == {threading.current_thread()}) is inline
+
+
+@pytest.mark.parametrize("held", [0, 4])
+async def test_a_short_text_does_not_wait_for_long_ones(make, held):
+    """Four threads that read long texts are all there are of these."""
+    slow, made = make(), make()
+    slow.tokenizer.gate.clear()
+    long = [asyncio.create_task(slow.encoder.aencode_documents(["7".rjust(1_000_000)])) for _ in range(held)]
+    await asyncio.sleep(0)
+    rows = await asyncio.wait_for(made.encoder.aencode_documents(["1"] * 5000), 20)
+    assert rows[0, 0] == 1
+    slow.tokenizer.gate.set()
+    assert [rows[0, 0] for rows in await asyncio.gather(*long)] == [7] * held
+
+
+@pytest.mark.parametrize(
+    ("given", "limits", "sizes"),
+    [
+        ([10, 10, 10], {}, [3]),
+        ([10, 10, 10], {"inputs": 2}, [2, 1]),
+        ([10, 10, 10], {"tokens": 20}, [2, 1]),
+        ([10, 10, 10], {"queue": 20}, [2, 1]),  # what waits at once is what may wait
+        ([9_000_000] * 40, {}, [40]),  # the model reads 512 tokens of each, and the tokenizer few characters
+        ([9_000_000] * 40, {"characters": 10_000}, [3] * 13 + [1]),
+    ],
+)
+def test_a_slice_has_at_most(make, given, limits, sizes):
+    made = make(**limits)
+    call = made.encoder._documents([f"{7:{length}d}" for length in given])
+    slices = list(call.slices(made.encoder._limits))
+    assert [part.high - part.low for part in slices] == sizes
+    assert sum(part.characters for part in slices) == sum(given)
+    assert max(part.tokens for part in slices) <= made.encoder._limits.tokens
+
+
+@pytest.mark.parametrize(
+    ("given", "rate", "priority"),
+    [
+        (["7"], 1.0, "interactive"),
+        (["7".rjust(500)] * 60, 100.0, "bulk"),
+        (["7".rjust(500)] * 60, 1e6, "interactive"),
+        (["7".rjust(500)] * 5000, 1e9, "bulk"),  # more than one slice
+    ],
+)
+def test_a_call_is_bulk_if_it_takes_this_engine_long(make, monkeypatch, given, rate, priority):
+    made = make()
+    made.model.scheduler.batcher.pace.rate = rate
+    asked = []
+    reserve = made.model.scheduler.reserve
+    monkeypatch.setattr(
+        made.model.scheduler, "reserve", lambda *some, **named: asked.append(some[1]) or reserve(*some, **named)
+    )
+    made.encoder.encode_documents(given)
+    assert set(asked) == {priority}
+
+
 def test_progress_reaches_the_end(make, monkeypatch):
     made = make(inputs=8)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -293,7 +362,7 @@ def test_a_model_whose_worker_died_is_loaded_anew(tmp_path, caplog):
         def launch(self, _):
             raise SystemExit(1)
 
-    scheduler._engine = Broken()
+    scheduler.batcher.engine = Broken()
     with caplog.at_level(logging.ERROR), pytest.raises(zr.ClosedError, match="SystemExit"):
         encoder.encode_documents(["好"])
     assert encoder.closed
@@ -346,8 +415,10 @@ def run_child(code, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "status"), [("pass", 0), ("os.kill(os.getpid(), signal.SIGINT)", 130)])
 def test_the_interpreter_ends_cleanly_while_weights_load(ending, status):
+    pytest.importorskip("torch")
     result = run_child(f"""
 import os, signal, sys, threading, time, torch
 from zh_retrieval import process
@@ -368,6 +439,7 @@ except KeyboardInterrupt:
     assert (result.returncode, result.stderr) == (status, "")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_forked_while_weights_load_loads_for_itself(tmp_path):
     result = run_child(
@@ -420,3 +492,14 @@ os.kept = engine, next(iter(engine._ALIVE))  # a module that lives on has all it
     )
     assert result.returncode == 0
     assert "OpenVinoEngine" not in result.stderr
+
+
+def test_what_a_user_must_know_is_said_once_before_anything_is_downloaded(tmp_path, caplog, monkeypatch):
+    from zh_retrieval import loading
+
+    monkeypatch.setattr(loading, "_NOTICED", set())
+    for _ in range(2):
+        with pytest.raises(zr.DownloadError):
+            zr.load_encoder("m3e-small", cache_dir=tmp_path, local_files_only=True, device="cpu")
+    said = [record.getMessage() for record in caplog.records if record.name == "zh_retrieval.loading"]
+    assert said == ["m3e-small: its makers allow research, and no commercial use."]

@@ -6,6 +6,7 @@ LangChain nor LlamaIndex.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,14 +16,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"zh_retrieval", "langchain_zh_retrieval", "llama_index_zh_retrieval"}
-FRAMEWORKS = ("langchain", "langsmith", "llama_index", "pydantic")
+FRAMEWORKS = ("langchain", "langsmith", "llama_index", "pydantic", "torch", "transformers")
 
 CHECK = """
 import sys
 import zh_retrieval as zr
 heavy = {"torch", "transformers", "numpy", "pydantic"} & set(sys.modules)
 assert not heavy, heavy
-assert len(zr.MODELS) == 26
+assert len(zr.MODELS) == 47
 for package, extra in (("langchain_zh_retrieval", "langchain"), ("llama_index_zh_retrieval", "llama-index")):
     try:
         __import__(package)
@@ -39,7 +40,7 @@ print("wheel: three packages, lazy import, typed errors without extras, vectors"
 def main() -> None:
     """Exit with an error if the wheel is not what it should be."""
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = _build(Path(scratch))
+        wheel = build(Path(scratch))
         _check_contents(wheel)
         python = _install(wheel, Path(scratch) / "env")
         subprocess.run([python, "-c", CHECK], check=True, cwd=scratch)
@@ -54,7 +55,8 @@ def main() -> None:
         print("wheel: demo falls back to the core")
 
 
-def _build(scratch: Path) -> Path:
+def build(scratch: Path) -> Path:
+    """Return the wheel of this checkout, built into a folder."""
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(scratch), str(ROOT)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return next(scratch.glob("*.whl"))
@@ -72,8 +74,18 @@ def _check_contents(wheel: Path) -> None:
         *(f"zh_retrieval/server/playground/{name}" for name in ("index.html", "page.css", "page.js")),
     ):
         assert needed in names, needed
+    _check_page(wheel, names)
     size = wheel.stat().st_size / 1e6
     assert size < 30, f"{size:.0f} MB"
+
+
+def _check_page(wheel: Path, names: list[str]) -> None:
+    """Check what a package index shows: no link to a file beside README.md, and where each page lies instead."""
+    page = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
+    assert not re.findall(r"\]\((?!https?:)", page), "a link of README.md is relative"
+    pages = re.findall(r"\(`(\S+)` in the installed package\)", page)
+    assert len(pages) >= 10, pages
+    assert set(pages) <= set(names), set(pages) - set(names)
 
 
 def _install(wheel: Path, environment: Path) -> Path:

@@ -1,10 +1,12 @@
 """What is public, and what importing costs. What imports what is said in pyproject.toml, for import-linter."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 import zh_retrieval as zr
@@ -64,3 +66,22 @@ def test_every_error_is_ours_and_a_builtin():
 def test_code_never_asks_for_remote_code():
     for file in core_files():
         assert "trust_remote_code" not in file.read_text(encoding="utf-8"), file
+
+
+def test_no_files_import_each_other_in_a_circle_types_included():
+    packages = ("zh_retrieval", "langchain_zh_retrieval", "llama_index_zh_retrieval")
+    graph = grimp.build_graph(*packages, exclude_type_checking_imports=False, cache_dir=None)
+    needs = {module: graph.find_modules_directly_imported_by(module) - {"zh_retrieval"} for module in graph.modules}
+    left = {module: needs[module] & needs.keys() for module in needs if module != "zh_retrieval"}  # its names are lazy
+    while ends := {
+        module for module in left if not left[module] or all(module not in other for other in left.values())
+    }:
+        left = {module: needed - ends for module, needed in left.items() if module not in ends}
+    assert left == {}
+
+
+def test_where_a_change_belongs_is_there():
+    page = (CORE / "README.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"`(\w+(?:/[\w.]+)+|\w+\.py)`", page))
+    assert {"server/dialects", "files/reading/formats", "recipes/spec.py"} <= places
+    assert sorted(place for place in places if not (CORE / place).exists()) == []

@@ -13,14 +13,15 @@ from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
 from zh_retrieval.engine.hardware import cpu_computes_bfloat16
 
 SENTENCE = "今天天气很好，我们去公园散步，然后回家做饭。"
+LONG = 30  # sentences of a query that is cut, and would leave room for a document
 PAIRS = [
     ("天气", SENTENCE),
-    ("", ""),
+    ("水", ""),
     ("怎么做饭？", ""),
     ("公园在哪里", SENTENCE * 3),
     ("散步", SENTENCE * 60),
-    (SENTENCE * 50, "短文档"),
-    (SENTENCE * 50, SENTENCE * 50),
+    (SENTENCE * LONG, "短文档" * 60),
+    (SENTENCE * LONG, SENTENCE * 50),
 ]
 
 

@@ -10,16 +10,7 @@ from hypothesis import strategies as st
 from tests.depth import examples
 from zh_retrieval.layers.packing import pack
 from zh_retrieval.ranking import normalize_scores, rank_scores
-from zh_retrieval.sequence import Tokens, plan
-
-LENGTHS = st.lists(st.integers(1, 600), max_size=60)
-
-
-@given(LENGTHS, st.integers(1, 2000))
-def test_a_plan_holds_every_index_once_and_keeps_the_budget(lengths, budget):
-    batches = plan(lengths, budget)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or sum(lengths[index] for index in batch) <= budget for batch in batches)
+from zh_retrieval.sequence import Tokens
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 3))

@@ -1,8 +1,14 @@
 """The entries: names, prompts and sizes."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 import zh_retrieval as zr
+from zh_retrieval.cli.main import main
+from zh_retrieval.recipes.fingerprint import recipe_hash
+from zh_retrieval.recipes.situations import SITUATIONS, fitting
 
 
 def test_no_name_means_two_models():
@@ -29,6 +35,54 @@ def test_an_unknown_name_suggests_the_closest():
         zr.get_spec("bge-bas-zh")
     with pytest.raises(zr.UnknownModelError, match="Known: bge-base-zh"):
         zr.get_spec("完全不同")
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("BAAI/bge-base-zh-v15", r"bge-base-zh-v1\.5 \(BAAI/bge-base-zh-v1\.5\)"),
+        ("Xorbits/bge-base-zh-v1.5", r"bge-base-zh-v1\.5 \("),  # an owner whose mirror of another size is known
+        ("someone/Qwen3-Embeding-4B", r"qwen3-embedding-4b \(Qwen/Qwen3-Embedding-4B\)"),
+        ("/models/bge-reranker-v2_m3/", r"bge-reranker-v2-m3 \("),
+        ("somewhere/builtin", "e5-small-zh"),
+    ],
+)
+def test_an_unknown_hub_id_or_folder_suggests_the_nearest_by_its_last_part(given, nearest):
+    with pytest.raises(zr.UnknownModelError, match=rf"Did you mean {nearest}.*\?"):
+        zr.get_spec(given)
+
+
+def test_an_unknown_name_of_any_size_is_told_in_few_words():
+    with pytest.raises(zr.UnknownModelError) as error:
+        zr.get_spec("x/" * 500_000)
+    assert len(str(error.value)) < 2000
+
+
+def test_situations_go_by_what_entries_say():
+    assert [spec.name for spec in fitting(zr.MODELS, ["offline"])] == ["e5-small-zh"]
+    for word in SITUATIONS:
+        found = fitting(zr.MODELS, [word])
+        assert found == sorted(found, key=lambda spec: spec.parameters)
+    assert {spec.name for spec in fitting(zr.MODELS, ["long", "english"])} >= {"bge-m3", "jina-embeddings-v2-base-zh"}
+    small = replace(zr.get_spec("bge-base-zh"), parameters=None, languages=())
+    assert [word for word in SITUATIONS if fitting([small], [word])] == []
+    assert [spec.name for spec in zr.MODELS if not spec.languages] == []
+
+
+def test_the_command_lists_what_fits_all_situations(capsys):
+    assert main(["models", "--for", "cpu", "--for", "long", "--json"]) == 0
+    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
+    assert names == [spec.name for spec in fitting(zr.MODELS, ["long", "cpu"])]
+    assert "jina-embeddings-v2-base-zh" in names
+    assert main(["models", "--for", "offline"]) == 0
+    assert "offline: nothing may be downloaded" in capsys.readouterr().out
+
+
+def test_what_a_model_was_trained_for_changes_no_vector():
+    spec = zr.get_spec("bge-m3")
+    assert recipe_hash(replace(spec, languages=())) == recipe_hash(spec)
+    with pytest.raises(zr.ConfigError, match="languages is 'zh'"):
+        replace(spec, languages="zh")
 
 
 def test_prompts_are_the_published_ones():

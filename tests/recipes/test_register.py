@@ -87,7 +87,10 @@ def test_an_embedder_that_cannot_be_is_refused_with_the_reason(fields, said):
     ("fields", "said"),
     [
         ({"scoring": None}, "scoring is None, but a reranker needs one of 'classification', 'query-likelihood'"),
-        ({"architecture": "bert"}, "'bert' has no head for scoring 'classification'; use 'xlm-roberta'"),
+        (
+            {"architecture": "jina-bert"},
+            "'jina-bert' has no head for scoring 'classification'; use 'bert', 'xlm-roberta'",
+        ),
         ({"scoring": "query-likelihood"}, "no head for scoring 'query-likelihood'; use 'causal-lm'"),
         ({"architecture": "causal-lm", "scoring": "yes-no"}, r"answers is \(\), but scoring 'yes-no' compares two"),
         ({"pooling": "cls"}, "pooling is 'cls', but a reranker has none"),

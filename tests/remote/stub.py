@@ -12,6 +12,7 @@ from zh_retrieval.recipes.fingerprint import recipe_hash
 from zh_retrieval.recipes.registry import get_spec
 
 OCTETS = "application/octet-stream"
+WIDTH = 768  # of bge-base-zh
 
 
 class Stub:
@@ -92,7 +93,7 @@ def described(name="bge-base-zh", weights="w1", **changes):
         "id": spec.name,
         "task": "embed" if spec.task == "embedding" else "rerank",
         "recipe": recipe_hash(spec),
-        "dimension": 4 if spec.task == "embedding" else None,
+        "dimension": spec.dimension,
         "max_length": 512,
         "weights": weights,
         "dtype": "bfloat16",
@@ -125,7 +126,8 @@ def own(embed=None, models=None, score=None):
 
 def vector(text):
     """Return the made-up vector of a text, of length 1."""
-    found = np.array([len(text), text.count("茶") + 1, sum(map(ord, text)) % 97 + 1, 1], dtype=np.float32)
+    found = np.zeros(WIDTH, dtype=np.float32)
+    found[:4] = len(text), text.count("茶") + 1, sum(map(ord, text)) % 97 + 1, 1
     return found / np.linalg.norm(found)
 
 

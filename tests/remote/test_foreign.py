@@ -14,9 +14,13 @@ LOGITS = [2.0, -3.0, 0.5]
 
 
 def long_vector(text):
-    found = np.zeros(768, dtype=np.float32)
-    found[:4] = 3 * vector(text)  # not of length 1: some servers do not normalise
-    return found
+    return 3 * vector(text)  # not of length 1: some servers do not normalise
+
+
+def logit(text):
+    """Return the score of a document: one of PAIRS, or one that is asked only to find out the scale."""
+    known = [document for _, document in PAIRS]
+    return LOGITS[known.index(text)] if text in known else 8.0 if "北京" in text or "leaves" in text else -8.0
 
 
 def tei(kind="embedding", model="BAAI/bge-base-zh-v1.5", refused=None, turned=False):
@@ -41,7 +45,7 @@ def tei(kind="embedding", model="BAAI/bge-base-zh-v1.5", refused=None, turned=Fa
             )
         if path == "/embed":
             return reply([long_vector(text).tolist() for text in body["inputs"]])
-        scores = [LOGITS[[d for _, d in PAIRS].index(text)] for text in body["texts"]]
+        scores = [logit(text) for text in body["texts"]]
         ranked = sorted(range(len(scores)), key=lambda index: -scores[index])
         return reply([{"index": index, "score": scores[index]} for index in ranked][: 1 if turned else None])
 
@@ -59,7 +63,7 @@ def test_tei_embeds_with_the_recipes_prompt():
     assert bodies[4]["inputs"] == ["茶"]
     assert all(body["truncate"] is True for body in bodies)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(documents[:, :4], [vector(text) for text in texts], atol=1e-6)
+    np.testing.assert_allclose(documents, [vector(text) for text in texts], atol=1e-6)
 
 
 def test_tei_reranks_in_raw_logits_one_request_a_query():
@@ -116,7 +120,7 @@ def openai(ids=("BAAI/bge-base-zh-v1.5",), *, floats=False, shuffled=False, scal
                 coded = found.tolist() if floats else base64.b64encode(found.astype("<f4").tobytes()).decode()
                 data.append({"object": "embedding", "index": index, "embedding": coded})
             return reply({"object": "list", "data": data[::-1] if shuffled else data, "usage": {"total_tokens": 1}})
-        scores = [LOGITS[[d for _, d in PAIRS].index(text)] for text in body["documents"]]
+        scores = [logit(text) for text in body["documents"]]
         given = [1 / (1 + np.exp(-score)) for score in scores] if scale == "sigmoid" else scores
         results = [{"index": index, "relevance_score": float(score)} for index, score in enumerate(given)]
         return reply({"id": "1", "results": results[::-1], "usage": {"total_tokens": 1}})
@@ -136,12 +140,12 @@ def test_openai_embeds_with_the_recipes_prompt(floats, shuffled):
     bodies = [body for _, path, _, body in stub.asked if path == "/v1/embeddings"]
     assert [body["input"] for body in bodies] == [[PROMPT + text for text in texts], texts]
     assert {body["model"] for body in bodies} == {"BAAI/bge-base-zh-v1.5"}
-    np.testing.assert_allclose(queries[:, :4], [vector(PROMPT + text) for text in texts], atol=1e-6)
-    np.testing.assert_allclose(documents[:, :4], [vector(text) for text in texts], atol=1e-6)
+    np.testing.assert_allclose(queries, [vector(PROMPT + text) for text in texts], atol=1e-6)
+    np.testing.assert_allclose(documents, [vector(text) for text in texts], atol=1e-6)
 
 
 def test_openai_picks_the_model_by_any_of_its_names_or_says_what_there_is():
-    for ids in (["a", "bge-base-zh-v1.5"], ["bge-base-zh", "b"], ["x/BGE-base-zh-v1.5"], ["my-copy"]):
+    for ids in (["a", "bge-base-zh-v1.5"], ["bge-base-zh", "b"], ["x/BGE-base-zh-v1.5"]):
         with serving(openai(ids)) as (url, _):
             zr.load_encoder("bge-base-zh", base_url=url, dialect="openai").close()
     with serving(openai(["a", "b"])) as (url, _), pytest.raises(zr.UnknownModelError, match="It serves: a, b"):

@@ -27,8 +27,8 @@ def test_batches_split_by_the_servers_limits_come_back_in_order():
     with serving(own(late_first)) as (url, stub), encoder(url) as handle:
         np.testing.assert_allclose(handle.encode_documents(TEXTS), WANTED)
         assert sorted(len(body["texts"]) for _, _, _, body in stub.asked[1:]) == [1, 3, 3, 3]
-        assert handle.encode_documents([]).shape == (0, 4)
-        assert (handle.dimension, handle.max_length, str(handle.dtype)) == (4, 512, "torch.bfloat16")
+        assert handle.encode_documents([]).shape == (0, 768)
+        assert (handle.dimension, handle.max_length, handle.dtype) == (768, 512, "bfloat16")
 
 
 def test_large_texts_are_split_by_bytes():
@@ -72,7 +72,7 @@ def test_a_cancelled_task_leaves_no_request_behind():
     def slow(body):
         begun.set()
         time.sleep(0.5)
-        return reply(b"0" * 5_000_000)  # more than fits a socket's buffers: who left is found out
+        return reply(b"0" * 900_000)  # more than fits a socket's buffers: who left is found out
 
     with serving(own(slow)) as (url, stub), encoder(url) as handle:
 
@@ -94,6 +94,7 @@ def test_a_cancelled_task_leaves_no_request_behind():
         closed.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_what_passes_is_tried_again_after_the_time_that_the_server_says(status):
     times = []
@@ -131,7 +132,7 @@ def test_a_connection_that_breaks_is_tried_again():
         if len(tries) == 1:
             return None
         if len(tries) == 2:
-            return reply(vectors_of(body["texts"])[2][:7], **{"content-length": "16"})  # half a body
+            return reply(vectors_of(body["texts"])[2][:7], **{"content-length": "3072"})  # half a body
         return vectors_of(body["texts"])
 
     with serving(own(breaks)) as (url, _), encoder(url) as handle:
@@ -155,9 +156,11 @@ def test_a_slow_server_is_given_up():
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"\0" * 12, "12 bytes for 1 results of 4"),
-        (np.full(4, np.nan, "<f4").tobytes(), "NaN"),
-        (np.full(4, np.inf, "<f4").tobytes(), "NaN or Inf"),
+        (b"\0" * 12, "12 bytes for 1 results of 768"),
+        (b"\0" * 9_000_000, "answered with more than 1003072 bytes"),
+        (np.zeros(768, "<f4").tobytes(), "not length 1"),
+        (np.full(768, np.nan, "<f4").tobytes(), "NaN"),
+        (np.full(768, np.inf, "<f4").tobytes(), "NaN or Inf"),
         (b"<html>Sign in</html>", "bytes for 1 results"),
     ],
 )
@@ -196,13 +199,13 @@ def test_the_handshake_refuses_what_does_not_fit(models, error, message):
         encoder(url)
 
 
-def test_another_dimension_than_the_recipes_is_refused_before_a_vector_is_used():
-    with (
-        serving(own(models=described(dimension=6), embed=lambda body: reply(b"\0" * 16))) as (url, _),
-        encoder(url) as handle,
-        pytest.raises(zr.RemoteError, match="6 numbers"),
-    ):
-        handle.encode_documents(["茶"])
+def test_another_dimension_than_the_recipes_is_refused_unless_it_is_asked_for():
+    small = own(lambda body: reply(np.eye(1, 6, dtype="<f4").tobytes()), models=described(dimension=6))
+    with serving(small) as (url, _):
+        with pytest.raises(zr.ConfigError, match="vectors of 6 numbers"):
+            encoder(url)
+        with encoder(url, dimensions=6) as handle:  # a copy of another size
+            assert handle.encode_documents(["茶"]).shape == (1, 6)
 
 
 def test_an_html_page_or_a_redirect_is_no_server_of_ours():
@@ -269,7 +272,7 @@ def test_what_the_environment_says_of_local_models_is_no_obstacle(monkeypatch):
     monkeypatch.setenv("ZH_RETRIEVAL_DEVICE", "cuda")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with serving(own()) as (url, _), encoder(url) as handle:
-        assert handle.encode_documents(["茶"]).shape == (1, 4)
+        assert handle.encode_documents(["茶"]).shape == (1, 768)
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "/v1/embeddings"])
@@ -335,7 +338,7 @@ def test_a_proxy_for_the_internet_is_not_asked_for_a_near_server(monkeypatch):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with serving(own()) as (url, _), encoder(url) as handle:
-        assert handle.encode_documents(["茶"]).shape == (1, 4)
+        assert handle.encode_documents(["茶"]).shape == (1, 768)
 
 
 def test_scores_that_are_no_numbers_are_an_error():
@@ -346,3 +349,16 @@ def test_scores_that_are_no_numbers_are_an_error():
         pytest.raises(zr.RemoteError, match="8 bytes for 1 results"),
     ):
         handle.score([("茶", "好茶")])
+
+
+@pytest.mark.parametrize("query", ["", " \u3000"])
+def test_an_empty_query_has_no_score_there_either(query):
+    with (
+        serving(own(models=described("bge-reranker-large"))) as (url, stub),
+        zr.load_reranker("bge-reranker-large", base_url=url) as handle,
+    ):
+        with pytest.raises(zr.InputError, match=r"pairs\[1\] has an empty query"):
+            handle.score([("茶", "好茶"), (query, "茶")])
+        with pytest.raises(zr.InputError, match="query is empty"):
+            handle.rank(query, ["茶"])
+        assert len(stub.asked) == 1

@@ -17,6 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 _KEYS = {"Tab": 9, "Enter": 13, "Space": 32, "ArrowDown": 40, "a": 65}
 CONTROL, SHIFT = 2, 8
+_PATIENCE = 60  # seconds: a busy machine takes its time, a fault takes for ever
 
 
 class Page:
@@ -40,7 +41,7 @@ class Page:
         self._next += 1
         self._socket.send(json.dumps({"id": self._next, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=30))
+            message = json.loads(self._socket.recv(timeout=_PATIENCE))
             if message.get("id") == self._next:
                 assert "error" not in message, message
                 found: dict[str, Any] = message["result"]
@@ -60,7 +61,7 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 20) -> Any:
+    def wait(self, expression: str, seconds: float = _PATIENCE) -> Any:
         """Wait until an expression is true, and return it."""
         deadline = time.monotonic() + seconds
         while not (found := self.value(expression)):
@@ -90,9 +91,39 @@ class Page:
         file.write_bytes(base64.b64decode(data))
 
 
+class Browser:
+    """A Chromium that runs; every tab has cookies and storage of its own."""
+
+    def __init__(self, port: str, whole: ClientConnection) -> None:
+        self._port = port
+        self._whole = whole
+        self._next = 0
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._next += 1
+        self._whole.send(json.dumps({"id": self._next, "method": method, "params": parameters}))
+        while (message := json.loads(self._whole.recv(timeout=_PATIENCE))).get("id") != self._next:
+            pass
+        assert "error" not in message, message
+        found: dict[str, Any] = message["result"]
+        return found
+
+    @contextmanager
+    def tab(self) -> Iterator[Page]:
+        """Yield an empty tab."""
+        context = self._call("Target.createBrowserContext")["browserContextId"]
+        made = self._call("Target.createTarget", url="about:blank", browserContextId=context, width=1200, height=900)
+        url = f"ws://127.0.0.1:{self._port}/devtools/page/{made['targetId']}"
+        try:
+            with connect(url, proxy=None, max_size=None, open_timeout=_PATIENCE) as socket:
+                yield Page(socket)
+        finally:
+            self._call("Target.disposeBrowserContext", browserContextId=context)
+
+
 @contextmanager
-def browsing(folder: Path, language: str = "en") -> Iterator[Page]:
-    """Yield an empty tab; skip the test where there is no Chromium."""
+def browsing(folder: Path, language: str = "en") -> Iterator[Browser]:
+    """Yield a browser; skip the test where there is no Chromium."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("no Chromium installed")
@@ -103,19 +134,15 @@ def browsing(folder: Path, language: str = "en") -> Iterator[Page]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = folder / "profile" / "DevToolsActivePort"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _PATIENCE
         while not (port.exists() and port.read_text().count("\n")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)
         number, path = port.read_text().split("\n")[:2]
-        with connect(f"ws://127.0.0.1:{number}{path}", proxy=None, max_size=None) as whole:
-            whole.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
-            while "result" not in (message := json.loads(whole.recv(timeout=30))):
-                pass
-            tab = next(info["targetId"] for info in message["result"]["targetInfos"] if info["type"] == "page")
-        with connect(f"ws://127.0.0.1:{number}/devtools/page/{tab}", proxy=None, max_size=None) as socket:
-            yield Page(socket)
+        url = f"ws://127.0.0.1:{number}{path}"
+        with connect(url, proxy=None, max_size=None, open_timeout=_PATIENCE) as whole:
+            yield Browser(number, whole)
     finally:
         process.kill()
         process.wait()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -31,10 +32,10 @@ class QuietHost(Host):
 class Server:
     """A server that is ready."""
 
-    def __init__(self, settings: Settings, *, wait: bool = True) -> None:
+    def __init__(self, settings: Settings, *, wait: bool = True, **limits: Any) -> None:
         self.app = App(settings)
         self.ready = threading.Event()
-        self.host = QuietHost(self.app, "127.0.0.1", 0, 5, self._announced)
+        self.host = QuietHost(self.app, "127.0.0.1", 0, 5, self._announced, **limits)
         self.thread = threading.Thread(target=lambda: asyncio.run(self.host.serve()), daemon=True)
         self.thread.start()
         if wait:
@@ -46,6 +47,15 @@ class Server:
     @property
     def url(self) -> str:
         return self.host.url
+
+    def connect(self, receive_buffer: int | None = None) -> socket.socket:
+        """Return a connection that says nothing yet."""
+        line = socket.socket()
+        if receive_buffer is not None:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        line.settimeout(30)
+        line.connect(("127.0.0.1", int(self.url.rpartition(":")[2])))
+        return line
 
     def post(self, path: str, body: Any, **keywords: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60, **keywords)
@@ -59,9 +69,37 @@ class Server:
         assert not self.thread.is_alive()
 
 
+def head(path: str, length: int, *more: str) -> bytes:
+    """Return a POST's line and headers."""
+    lines = (f"POST {path} HTTP/1.1", "host: x", f"content-length: {length}", *more, "", "")
+    return "\r\n".join(lines).encode()
+
+
+def answered(line: socket.socket) -> bytes:
+    """Return one whole answer."""
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += line.recv(65_536)
+    size = re.search(rb"content-length: (\d+)", answer)
+    assert size is not None
+    whole = answer.index(b"\r\n\r\n") + 4 + int(size[1])
+    while len(answer) < whole:
+        answer += line.recv(65_536)
+    return answer
+
+
+def until_closed(line: socket.socket) -> bytes:
+    """Return all that comes until the server closes."""
+    parts = []
+    with suppress(ConnectionError):
+        while part := line.recv(65_536):
+            parts.append(part)
+    return b"".join(parts)
+
+
 @contextmanager
-def serving(settings: Settings) -> Iterator[Server]:
-    server = Server(settings)
+def serving(settings: Settings, **limits: Any) -> Iterator[Server]:
+    server = Server(settings, **limits)
     try:
         yield server
     finally:

@@ -133,7 +133,7 @@ def test_08_a_text_of_any_length_is_cut_unless_that_is_refused(server: Server) -
 def test_09_a_cut_is_visible(server: Server) -> None:
     answer = server.post("/v1/embeddings", {"input": ["好", LONG]})
     assert answer.headers["x-truncated"] == "1"
-    assert int(answer.headers["x-truncated-tokens"]) > 3000
+    assert 1000 < int(answer.headers["x-truncated-tokens"]) < 4700  # at least so many: its end is not tokenized
     assert answer.json()["usage"]["truncated_inputs"] == 1
     assert "zh_retrieval_truncated_inputs_total" in server.get("/metrics").text
 
@@ -153,6 +153,7 @@ def test_10_one_text_and_a_list_of_one_are_refused_alike_and_soon() -> None:
     assert sorted(times)[len(times) // 2] < 0.05
 
 
+@pytest.mark.slow
 def test_11_a_text_larger_than_the_queue_ends(server: Server) -> None:
     settings = Settings((MODEL,), {"dtype": "float32", "max_batch_tokens": 64}, max_queue_tokens=64)
     with serving(settings) as small:

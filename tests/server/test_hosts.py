@@ -26,6 +26,7 @@ from zh_retrieval.testing import FakeEncoder
 MODEL = "e5-small-zh"
 
 
+@pytest.mark.slow
 def test_hypercorn_serves_a_pickled_app() -> None:
     from hypercorn.asyncio import serve
     from hypercorn.config import Config

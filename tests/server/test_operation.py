@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -17,10 +19,18 @@ import pytest
 
 import zh_retrieval as zr
 from tests.server.serving import HeldEncoder, Server, flood, serving, texts_wait, wait_until
-from zh_retrieval.server.settings import Settings
+from zh_retrieval.server.http.problems import RequestError
+from zh_retrieval.server.settings import Settings, keys_of_environment
 from zh_retrieval.testing import FakeEncoder
 
 BODY = {"input": "好"}
+KEY = {"authorization": "Bearer k"}
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Iterator[Server]:
+    with serving(Settings(("e5-small-zh",), {"dtype": "float32"}, keys=("k",), public_metrics=True)) as server:
+        yield server
 
 
 def test_a_full_queue_refuses_in_the_routes_dialect() -> None:
@@ -43,6 +53,7 @@ def test_a_full_queue_refuses_in_the_routes_dialect() -> None:
         assert body.get("error_type") == "Overloaded" or body["error"]["type"] == "rate_limit_error"
 
 
+@pytest.mark.slow
 def test_a_real_queue_refuses_and_what_was_accepted_is_right() -> None:
     with (
         serving(Settings(("e5-small-zh",), {"dtype": "float32"}, max_queue_tokens=600)) as server,
@@ -152,3 +163,61 @@ def test_the_command_serves_and_drains() -> None:
     for answer in answers:  # refused at the door; what was taken is finished, not cut
         assert answer.status_code == 200 or "shutting down" in answer.json()["error"]["message"]
     assert "sesame" not in out + err
+
+
+def test_a_cut_is_said_with_the_requests_id_and_counted_for_its_model(
+    builtin: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="zh_retrieval")
+    headers = {**KEY, "x-request-id": "a"}
+    assert builtin.post("/v1/embeddings", {"input": ["茶" * 3000, "好"]}, headers=headers).status_code == 200
+    for _ in range(3):
+        assert builtin.post("/v1/embeddings", BODY).status_code == 401
+    text = builtin.get("/metrics").text
+    for line in (
+        'errors_total{kind="Unauthorized"} 3.0', 'truncated_inputs_total{model="e5-small-zh"} 1.0',
+        'model_seconds_count{model="e5-small-zh"} 1.0', 'queue_seconds_count{model="e5-small-zh"} 1.0',
+        "# TYPE zh_retrieval_batches_total counter", "# TYPE zh_retrieval_batch_tokens_total counter",
+        "process_resident_memory_bytes", "process_cpu_seconds_total",
+    ):  # fmt: skip
+        assert line in text, line
+    assert "ConfigError" not in text
+    assert not [record for record in caplog.records if "were cut" in record.getMessage()]
+    found = [getattr(record, "facts", {}) for record in caplog.records]
+    (facts,) = (one for one in found if one.get("request_id") == "a")
+    assert facts["cut"] == 1
+    assert facts["model"] == "e5-small-zh"
+
+
+def test_a_replicas_own_environment_has_keys_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Serve makes the app in one process and starts it in another."""
+    pytest.importorskip("ray")
+    from zh_retrieval.distributed.hosting import ServeApp
+
+    async def started(app: ServeApp) -> int:
+        await app.start()
+        assert app._running is not None
+        await app.ready()
+        with contextlib.suppress(RequestError):
+            app._running.keys.check(None)
+            return 200
+        app._running.keys.check(b"Bearer inner")
+        await app.stop()
+        return 401
+
+    travelled = pickle.loads(pickle.dumps(ServeApp(Settings(("e5-small-zh",), {"dtype": "float32"}))))
+    monkeypatch.setenv("ZH_RETRIEVAL_API_KEY", "inner")
+    assert asyncio.run(started(travelled)) == 401
+    monkeypatch.setenv("ZH_RETRIEVAL_API_KEY", " , ")
+    with pytest.raises(zr.ConfigError):
+        asyncio.run(travelled.start())
+
+
+def test_client_and_server_read_the_same_keys(builtin: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZH_RETRIEVAL_API_KEY", "k, second")
+    assert keys_of_environment() == ("k", "second")
+    with zr.load_encoder("e5-small-zh", base_url=builtin.url) as remote:
+        assert remote.encode_documents(["好"]).shape == (1, 384)
+    monkeypatch.setenv("ZH_RETRIEVAL_API_KEY", ",")
+    with pytest.raises(zr.ConfigError, match="ZH_RETRIEVAL_API_KEY"):
+        zr.load_encoder("e5-small-zh", base_url="http://127.0.0.1:9")

@@ -55,6 +55,16 @@ def test_scores_are_raw(server: Server) -> None:
     np.testing.assert_allclose(found, served.handle.score([tuple(pair) for pair in pairs]), atol=1e-6)
 
 
+def test_a_document_is_not_chunked_beyond_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zh_retrieval.server.dialects.own.LONGEST", 50)
+    for size, status in ((50, 200), (51, 400)):
+        body = {"model": "e5-small-zh", "document": "好" * size, "spans": [[0, 9]]}
+        response = server.post(f"{ROOT}/chunks", body)
+        assert response.status_code == status
+    assert response.json()["error"]["type"] == "InputError"
+    assert "51 characters, more than the 50" in response.json()["error"]["message"]
+
+
 def test_chunks_see_their_document(server: Server) -> None:
     document = "西湖在杭州。它很美，游人很多。"
     spans = [(0, 6), (6, 15)]
@@ -77,18 +87,14 @@ def test_models_say_what_clients_compare(server: Server) -> None:
     assert embedded.headers["x-weights"] == embedder["weights"] != reranker["weights"]
 
 
-def test_other_weights_have_another_hash(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from zh_retrieval.server.served import _weights_hash
-
-    spec = zr.get_spec("bge-reranker-large")
-    first = tiny_xlmr_reranker(tmp_path_factory.mktemp("first"))
-    copy = tiny_xlmr_reranker(tmp_path_factory.mktemp("copy"))
-    assert _weights_hash(spec, first) == _weights_hash(spec, copy)
-    weights = next(copy.glob("*.safetensors"))
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert _weights_hash(spec, first) != _weights_hash(spec, copy)
+def test_a_remote_model_has_the_fingerprint_of_the_servers_weights_and_options(server: Server) -> None:
+    remote = {"base_url": server.url}
+    with (
+        zr.load_encoder("e5-small-zh", dtype="float32") as local,
+        zr.load_encoder("e5-small-zh", **remote) as far,
+        zr.load_encoder("e5-small-zh", overflow="error", **remote) as strict,
+    ):
+        assert far.fingerprint == local.fingerprint != strict.fingerprint
 
 
 def test_cut_inputs_are_counted(server: Server) -> None:

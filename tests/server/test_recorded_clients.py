@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,6 +107,104 @@ def test_one_api(server: Server, wanted: dict[str, np.ndarray]) -> None:
     for side in ("query", "document"):
         body = {"model": f"{MODEL}-{side}", "input": TEXTS}
         np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted[side], atol=1e-6)
+
+
+def test_maxkb(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """1Panel-dev/MaxKB apps/models_provider/impl/{vllm,openai}_model_provider/model/embedding.py, .../reranker.py.
+
+    Its Xinference provider uses xinference-client, which test_more_clients.py runs.
+    """
+    body: dict[str, Any] = {"input": TEXTS, "model": MODEL, "encoding_format": "float"}
+    np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted["document"], atol=1e-6)
+    body |= {"input_type": "query"}  # the model's parameters go into the body
+    np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted["query"], atol=1e-6)
+    for path in ("/v2/rerank", "/v1/rerank"):  # cohere.Client: the second where the first is 404
+        body = {"model": RERANKER, "query": "茶", "documents": TEXTS, "top_n": 3}
+        results = server.post(path, body).json()["results"]
+        assert sorted(entry["index"] for entry in results) == [0, 1]
+
+
+def test_lightrag(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """HKUDS/LightRAG lightrag/llm/openai.py (openai_embed: base64, dimensions, prefixes) and lightrag/rerank.py."""
+    body: dict[str, Any] = {"model": MODEL, "input": TEXTS, "encoding_format": "base64", "dimensions": 384}
+    data = server.post("/v1/embeddings", body).json()["data"]
+    rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in data]
+    np.testing.assert_allclose(rows, wanted["document"], atol=1e-6)
+    body = {"model": MODEL, "input": [f"query: {text}" for text in TEXTS], "encoding_format": "float"}  # query_prefix
+    np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted["query"], atol=1e-6)
+    for path, more in (("/v2/rerank", {}), ("/v1/rerank", {"return_documents": False})):  # cohere, jina
+        body = {"model": RERANKER, "query": "茶", "documents": TEXTS, "top_n": 2, **more}
+        results = server.post(path, body).json()["results"]
+        assert all({"index", "relevance_score"} <= entry.keys() for entry in results)
+
+
+def test_open_webui(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """open-webui/open-webui backend/open_webui/retrieval/utils.py and .../retrieval/models/external.py.
+
+    RAG_EMBEDDING_PREFIX_FIELD_NAME=input_type sends the prefixes as that field.
+    """
+    for prefix, side in (("query", "query"), ("document", "document")):
+        body: dict[str, Any] = {"input": TEXTS, "model": MODEL, "input_type": prefix}
+        np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted[side], atol=1e-6)
+        found = server.post("/api/embed", {**body, "truncate": True}).json()["embeddings"]
+        np.testing.assert_allclose(found, wanted[side], atol=1e-6)
+    body = {"model": RERANKER, "query": "茶", "documents": TEXTS, "top_n": 2}
+    results = sorted(server.post("/v1/rerank", body).json()["results"], key=lambda entry: entry["index"])
+    assert [entry["index"] for entry in results] == [0, 1]
+
+
+def test_anything_llm(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """Mintplex-Labs/anything-llm server/utils/EmbeddingEngines/genericOpenAi/index.js and .../ollama/index.js."""
+    body: dict[str, Any] = {"model": MODEL, "input": TEXTS, "encoding_format": "base64"}  # openai's JS client adds it
+    data = server.post("/v1/embeddings", body).json()["data"]
+    rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in data]
+    np.testing.assert_allclose(rows, wanted["document"], atol=1e-6)
+    assert server.get("/").status_code == 200  # "is Ollama running?"
+    body = {"model": MODEL, "input": TEXTS[:1], "options": {"num_ctx": 512}}
+    found = server.post("/api/embed", body).json()["embeddings"]
+    np.testing.assert_allclose(found, wanted["document"][:1], atol=1e-6)
+
+
+def test_new_api(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """QuantumNous/new-api dto/embedding.go and dto/rerank.go: it writes these fields only; input_type is none."""
+    for side in ("query", "document"):
+        body: dict[str, Any] = {"model": f"{MODEL}-{side}", "input": TEXTS, "encoding_format": "float", "user": "u"}
+        np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted[side], atol=1e-6)
+    body = {"documents": TEXTS, "query": "茶", "model": RERANKER, "top_n": 1, "return_documents": True}
+    answer = server.post("/v1/rerank", {**body, "max_chunk_per_doc": 1, "overlap_tokens": 80}).json()
+    assert answer["results"][0]["document"]["text"] in TEXTS
+    assert answer["usage"]["total_tokens"] > 0
+
+
+def test_n8n(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """n8n-io/n8n packages/@n8n/nodes-langchain/nodes/embeddings/EmbeddingsOpenAI: LangChain JS's OpenAIEmbeddings."""
+    body: dict[str, Any] = {"model": MODEL, "input": TEXTS, "encoding_format": "float"}
+    np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted["document"], atol=1e-6)
+    refused = server.post("/v1/embeddings", {**body, "dimensions": 1536})  # its own choices are OpenAI's
+    assert refused.status_code == 400
+    assert "1536" in refused.text
+
+
+def test_jina(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """As llama-index-embeddings-jinaai (base.py, _JinaAPICaller) and api.jina.ai's own documentation send it."""
+    for task, side in (("retrieval.query", "query"), ("retrieval.passage", "document")):
+        body: dict[str, Any] = {"input": TEXTS, "model": MODEL, "encoding_type": "float", "task": task}
+        np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted[side], atol=1e-6)
+        objects = [{"text": text} for text in TEXTS]
+        body = {"input": objects, "model": MODEL, "embedding_type": "float", "normalized": True, "task": task}
+        np.testing.assert_allclose(embeddings(server.post("/v1/embeddings", body)), wanted[side], atol=1e-6)
+    refused = server.post("/v1/embeddings", {"input": [{"image": "x"}], "model": MODEL})
+    assert refused.status_code == 400
+    assert "input[0] is an object without text" in refused.text
+
+
+def test_litellm_infinity(server: Server, wanted: dict[str, np.ndarray]) -> None:
+    """litellm/llms/infinity/embedding/transformation.py and .../rerank/transformation.py: a document is a text."""
+    body = {"input": TEXTS, "model": MODEL, "encoding_format": "float", "output_dimension": 384}
+    np.testing.assert_allclose(embeddings(server.post("/infinity/embeddings", body)), wanted["document"], atol=1e-6)
+    body = {"model": RERANKER, "query": "茶", "documents": TEXTS, "top_n": 2, "return_documents": True}
+    for entry in server.post("/infinity/rerank", body).json()["results"]:
+        assert entry["document"] == TEXTS[entry["index"]]
 
 
 def test_a_language_model_answers_with_likelihoods(tmp_path: Any) -> None:

@@ -3,12 +3,14 @@
     python -m tests.soak --minutes 20
 
 Threads and asyncio tasks encode and score with shared and private handles and with the adapters of both frameworks,
-cancel calls, give bad input, change their lists, fill queues, lose their standard error, fork, load and unload models;
-texts are longer and shorter than a batch. The time is cut into rounds. After each round every thread has ended, every
-handle is closed, garbage is collected and glibc's free pages are handed back (`malloc_trim`): what is then resident is
-what leaked or is kept on purpose. The first two rounds are the warm-up, since imports, kernel caches, thread pools and
-heap arenas grow once; the baseline is measured after them. The soak fails if a result is wrong, a call does not end, an
-error is of an unexpected type, or if resident memory or native threads end more than 5 % above the baseline.
+cancel calls, give bad input, change their lists, fill queues, lose their standard error, fork, load and unload models,
+and replace the weights of a folder under those who use it; a server process beside them is asked all the time, by
+clients that leave and that send half a body; texts are longer and shorter than a batch. The time is cut into rounds.
+After each round every thread has ended, every handle is closed, garbage is collected and glibc's free pages are handed
+back (`malloc_trim`): what is then resident is what leaked or is kept on purpose. The first two rounds are the warm-up,
+since imports, kernel caches, thread pools and heap arenas grow once; the baseline is measured after them. The soak
+fails if a result is wrong, a call does not end, an error is of an unexpected type, or if resident memory or native
+threads end more than 5 % above the baseline.
 
 oneDNN and torch keep a kernel for each size of a batch. The engine has few sizes, but rare ones come late, so the soak
 sets both caches to 16 entries. glibc keeps freed pages by thread and by size, so what is resident would differ by a
@@ -36,9 +38,10 @@ import torch
 
 import zh_retrieval as zr
 from tests.soak.actions import FlakyStream
-from tests.soak.kinds import WrongResultError, make_kinds
+from tests.soak.kinds import WrongResultError, make_kinds, make_trainings
+from tests.soak.served import ServerBeside
 from tests.soak.state import Soak
-from zh_retrieval.local import call
+from zh_retrieval.local.threads import tokenizers
 
 LIBC = ctypes.CDLL("libc.so.6")
 WARM_UP_ROUNDS = 2
@@ -121,21 +124,23 @@ def main() -> int:
     LIBC.mallopt(-8, 1)  # M_ARENA_MAX
     LIBC.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD, in bytes
     with tempfile.TemporaryDirectory() as folder:
-        soak = Soak(make_kinds(Path(folder)), options.seed)
+        soak = Soak(make_kinds(Path(folder)), make_trainings(Path(folder)), options.seed)
         sys.unraisablehook = lambda raised: soak.fail(f"unraisable in {raised.object!r}", raised.exc_value)
         threading.excepthook = lambda raised: soak.fail(f"thread {raised.thread}", raised.exc_value)
-        text_threads = [call.tokenizers().submit(time.sleep, 0.2) for _ in range(4)]  # kept on purpose
+        text_threads = [tokenizers().submit(time.sleep, 0.2) for _ in range(4)]  # kept on purpose
         for started in text_threads:
             started.result()
         rests = []
-        for number in range(options.rounds):
-            run_round(soak, options.minutes * 60 / options.rounds, options.workers, number, options.longest)
-            rests.append(at_rest(soak))
-            stage = "warm-up" if number < WARM_UP_ROUNDS else "round"
-            calls = sum(soak.ended.values())
-            print(f"{stage} {number + 1}: {calls} calls, {rests[-1][0]:.1f} MB, {rests[-1][1]} threads", flush=True)
-            if soak.failures:
-                break
+        with ServerBeside(soak) as server:
+            for number in range(options.rounds):
+                run_round(soak, options.minutes * 60 / options.rounds, options.workers, number, options.longest)
+                rests.append(at_rest(soak))
+                server.rest()
+                stage = "warm-up" if number < WARM_UP_ROUNDS else "round"
+                calls = sum(soak.ended.values())
+                print(f"{stage} {number + 1}: {calls} calls, {rests[-1][0]:.1f} MB, {rests[-1][1]} threads", flush=True)
+                if soak.failures:
+                    break
     return summary(soak, rests)
 
 

@@ -7,11 +7,14 @@ import contextlib
 import io
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
@@ -151,10 +154,38 @@ def forked_child(soak: Soak, choose: random.Random) -> None:
     """A child forked while everything works computes the same."""
     kind, method, rows, inputs = soak.drawn(choose)
     handle = kind.open()
+    in_a_child(kind.label, lambda: kind.check(method, rows, getattr(handle, method)(inputs)))
+    handle.close()
+
+
+def replaced_weights(soak: Soak, choose: random.Random) -> None:
+    """The weights of a folder are replaced: who has the old ones keeps them, also in forked children; a load is new."""
+    before, after = soak.trainings
+    (method, inputs), *_ = before.inputs.items()
+    rows = list(range(len(inputs)))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(shutil.copytree(before.options["path"], Path(place) / "m"))
+        with before.open(path=folder) as old:
+            if choose.random() < 0.5:
+                before.check(method, rows, getattr(old, method)(inputs))
+            weights = Path(after.options["path"]) / "model.safetensors"
+            if choose.random() < 0.5:
+                shutil.copyfile(weights, folder / "model.safetensors")  # written over
+            else:
+                shutil.copyfile(weights, folder / "new")
+                (folder / "new").replace(folder / "model.safetensors")
+            with after.open(path=folder) as new:
+                after.check(method, rows, getattr(new, method)(inputs))
+                before.check(method, rows, getattr(old, method)(inputs))
+            if choose.random() < 0.2:
+                in_a_child(before.label, lambda: before.check(method, rows, getattr(old, method)(inputs)))
+
+
+def in_a_child(label: str, check: Callable[[], None]) -> None:
     child = os.fork()
     if child == 0:
         try:
-            kind.check(method, rows, getattr(handle, method)(inputs))
+            check()
             os._exit(0)
         except zr.ClosedError:
             os._exit(0)
@@ -164,14 +195,13 @@ def forked_child(soak: Soak, choose: random.Random) -> None:
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            handle.close()
             if os.waitstatus_to_exitcode(status) != 0:
-                raise WrongResultError(f"a forked child of {kind.label} gave a wrong result")
+                raise WrongResultError(f"a forked child of {label} gave a wrong result")
             return
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    raise WrongResultError(f"a forked child of {kind.label} hangs")
+    raise WrongResultError(f"a forked child of {label} hangs")
 
 
 async def task_of_a_handle(soak: Soak, choose: random.Random) -> None:
@@ -233,9 +263,9 @@ async def task_at_a_full_queue(soak: Soak, choose: random.Random) -> None:
 
 SYNC: list[Callable[[Soak, random.Random], None]] = [
     shared_handle, dropped_handle, private_handle, close_under_work, bad_input, adapters, reranking_adapters, unload,
-    close_everything, bar_that_fails, forked_child,
+    close_everything, bar_that_fails, forked_child, replaced_weights,
 ]  # fmt: skip
-SYNC_WEIGHTS = [30, 10, 4, 4, 10, 10, 10, 1, 0.5, 5, 0.3]
+SYNC_WEIGHTS = [30, 10, 4, 4, 10, 10, 10, 1, 0.5, 5, 0.3, 3]
 NEVER_CLOSED = (private_handle, close_under_work)
 ASYNC = [
     task_of_a_handle, task_with_a_deadline, task_of_adapters, task_whose_list_changes, task_at_a_full_queue,

@@ -13,7 +13,7 @@ import zh_retrieval as zr
 from tests import golden
 from tests.contract.demo_corpus import FOLDER
 from tests.golden import recipe
-from tests.tiny_models import tiny_causal_lm, tiny_xlmr_reranker
+from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_xlmr_reranker
 
 
 class WrongResultError(AssertionError):
@@ -66,6 +66,21 @@ def make_kinds(folder: Path) -> list[Kind]:
     ]
     small_batches = {"path": long, "dtype": "float32", "max_batch_tokens": 100}
     kinds.append(Kind("long", "jina-base-zh", small_batches, 1e-5, True, mixed))
+    return referred(kinds)
+
+
+def make_trainings(folder: Path) -> list[Kind]:
+    """Return one model before and after it was trained again: the weights of the second replace those of the first."""
+    texts = {"encode_documents": ["今天天气很好", "我们去公园散步", "的一是在不了", "天气" * 40]}
+    made = [tiny_bert(folder / f"training-{seed}", seed=seed) for seed in (0, 1)]
+    options = [{"path": path, "dtype": "float32"} for path in made]
+    return referred(
+        [Kind(path.name, "bge-base-zh", said, 1e-5, True, texts) for path, said in zip(made, options, strict=True)]
+    )
+
+
+def referred(kinds: list[Kind]) -> list[Kind]:
+    """Compute the references of some kinds, and return them."""
     for kind in kinds:
         with kind.open(private=True) as handle:
             for method, inputs in kind.inputs.items():

@@ -20,8 +20,9 @@ from tests.soak.kinds import Kind
 class Soak:
     """The running soak: what was done, and what went wrong."""
 
-    def __init__(self, kinds: list[Kind], seed: int) -> None:
+    def __init__(self, kinds: list[Kind], trainings: list[Kind], seed: int) -> None:
         self.kinds = kinds
+        self.trainings = trainings
         self.seed = seed
         self.lock = threading.Lock()
         self.begun: Counter[str] = Counter()

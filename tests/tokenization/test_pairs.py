@@ -25,6 +25,11 @@ IDS = st.integers(0, 60).map(lambda count: list(range(100, 100 + count)))
 @example(list(range(100, 140)), list(range(100, 105)), 49, False)  # a query over 3/4, and the pair fits exactly
 @example(list(range(100, 140)), list(range(100, 105)), 48, True)  # and one token more than fits
 def test_a_cross_encoder_pair_that_fits_is_whole_and_what_is_cut_is_counted(query, document, limit, windows):
+    room = limit - SPECIAL - len(query)
+    if not query or (room < 1 and (document or room < 0)):
+        with pytest.raises(zr.InputError, match=r"^pairs\[7\] has (an empty query|a query of \d+ )"):
+            cross_encoder_pair(query, document, XLMR, limit, windows, 7)
+        return
     pair = cross_encoder_pair(query, document, XLMR, limit, windows)
     assert pair.length == SPECIAL + len(query) + len(document)
     assert all(len(tokens.ids) <= limit for tokens in pair.tokens)
@@ -73,14 +78,14 @@ def test_a_prompt_is_parted_where_tokens_end_behind_the_documents_borders(docume
 
 def test_the_warning_counts_queries_and_documents(caplog):
     cuts = PairCuts("truncate", 40, Usage())
-    pairs = [(range(50), range(2)), (range(5), range(90)), (range(50), range(90)), (range(32), range(4))]
+    pairs = [(range(35), range(2)), (range(5), range(90)), (range(35), range(90)), (range(32), range(4))]
     with caplog.at_level(logging.WARNING, logger="zh_retrieval"):
         for index, (query, document) in enumerate(pairs):
             cuts.note(index, cross_encoder_pair(list(query), list(document), XLMR, 40, windows=False))
         cuts.report(len(pairs))
     (record,) = caplog.records
     assert "3 of 4 pairs were cut to 40 tokens: the query of 2, the document of 2" in record.getMessage()
-    assert "(the longest pair has 144)" in record.getMessage()
+    assert "(the longest has 129)" in record.getMessage()
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,7 @@ def load(folder, overflow, model="bge-reranker-large", **options):
 
 
 QUERY = "今天天气很好，我们去公园散步。"
+LONG_QUERY = QUERY * 3 + QUERY[:9]  # more than three quarters of 40 tokens, and less than leaves no room
 
 
 def test_error_takes_every_pair_that_fits_and_names_the_true_length(xlmr):
@@ -109,7 +115,7 @@ def test_windows_cut_no_query_silently(xlmr, caplog):
     with load(xlmr, "window", max_length=40) as windowed, caplog.at_level(logging.WARNING, logger="zh_retrieval"):
         windowed.score([("天气", QUERY * 9)])
         assert caplog.records == []
-        windowed.score([("天气", QUERY * 9), (QUERY * 9, "天气")])
+        windowed.score([("天气", QUERY * 9), (LONG_QUERY, QUERY)])
     (record,) = caplog.records
     assert "1 of 2 pairs were cut to 40 tokens: the query of 1, the document of 0" in record.getMessage()
 

@@ -12,7 +12,8 @@ _OURS, _PEER = "#2563eb", "#9ca3af"
 def svg(report: dict[str, Any]) -> str:
     """Return the chart of a report: one group of bars for each measure."""
     groups = [
-        ("embedding, texts per second (more is better)", report.get("throughput"), "per_second"),
+        ("embedding mixed lengths, texts per second (more is better)", report.get("throughput"), "per_second"),
+        ("embedding even lengths, texts per second (more is better)", report.get("throughput_even"), "per_second"),
         ("one query, milliseconds (less is better)", report.get("latency"), "milliseconds"),
         ("reranking, pairs per second (more is better)", report.get("reranking"), "per_second"),
     ]

@@ -44,47 +44,45 @@ def gathered(encoder: LocalEncoder, queries: list[str], instruction: str | None)
     return asyncio.run(measure())
 
 
-def behind_bulk(encoder: LocalEncoder, texts: list[str], query: str, count: int) -> dict[str, float]:
-    """Return how long a query waits while `texts` are embedded, against the time of one bulk batch (seconds)."""
+def behind_bulk(encoder: LocalEncoder, texts: list[str], query: str, every: float) -> dict[str, float]:
+    """Return what a query each `every` seconds waits while `texts` are embedded, and what it costs that job.
+
+    Seconds: of the query alone (median of 10), behind the job (median, 95th percentile, longest); of the job alone, and
+    while somebody asks until its end.
+    """
+
+    async def ask() -> float:
+        start = time.perf_counter()
+        await encoder.aencode_queries([query])
+        return time.perf_counter() - start
+
+    async def asked(waits: list[float]) -> None:
+        while True:
+            pause = asyncio.create_task(asyncio.sleep(every))
+            waits.append(await ask())
+            await pause
 
     async def measure() -> dict[str, float]:
-        await encoder.aencode_queries([query])
-        bulk = asyncio.create_task(encoder.aencode_documents(texts))
-        await asyncio.sleep(1.0)
+        await ask()
+        alone = statistics.median([await ask() for _ in range(10)])
+        start = time.perf_counter()
+        await encoder.aencode_documents(texts)
+        job = time.perf_counter() - start
         waits: list[float] = []
-
-        async def ask() -> None:
-            for _ in range(count):
-                start = time.perf_counter()
-                await encoder.aencode_queries([query])
-                waits.append(time.perf_counter() - start)
-                await asyncio.sleep(0.05)
-
-        _, late = await _with_heartbeat(ask())
-        bulk.cancel()
-        await asyncio.gather(bulk, return_exceptions=True)
+        asking = asyncio.create_task(asked(waits))
+        start = time.perf_counter()
+        _, late = await _with_heartbeat(encoder.aencode_documents(texts))
+        meanwhile = time.perf_counter() - start
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        waits = waits or [alone]  # a job that was over at once
         return {
-            "query_wait_s": statistics.median(waits),
-            "longest_wait_s": max(waits),
-            "heartbeat_late_ms": late * 1000,
-        }
+            "queries": len(waits), "query_alone_s": alone, "query_wait_s": statistics.median(waits),
+            "query_wait_p95_s": float(np.percentile(waits, 95)), "longest_wait_s": max(waits),
+            "job_s": job, "job_meanwhile_s": meanwhile, "job_keeps": job / meanwhile, "heartbeat_late_ms": late * 1000,
+        }  # fmt: skip
 
-    batch = _batch_seconds(encoder, texts)
-    found = asyncio.run(measure())
-    return found | {"bulk_batch_s": batch, "batches_waited": found["query_wait_s"] / batch}
-
-
-def _batch_seconds(encoder: LocalEncoder, texts: list[str]) -> float:
-    budget, used = encoder._model.engine.max_batch_tokens, 0
-    batch = []
-    for text in sorted(texts, key=len, reverse=True):
-        used += len(text) + 2
-        if used > budget:
-            break
-        batch.append(text)
-    start = time.perf_counter()
-    encoder.encode_documents(batch)
-    return time.perf_counter() - start
+    return asyncio.run(measure())
 
 
 async def _with_heartbeat(work: Awaitable[Any]) -> tuple[Any, float]:
@@ -148,8 +146,8 @@ def matrix_rate(handle: Any, width: int, outputs: int) -> float:
 
 
 def _matrix_rate(handle: Any, width: int, outputs: int) -> float:
-    rows = torch.randn(2048, width, dtype=handle.dtype, device=handle.device)
-    weight = torch.randn(outputs, width, dtype=handle.dtype, device=handle.device)
+    place = {"dtype": getattr(torch, handle.dtype), "device": torch.device(str(handle.device))}
+    rows, weight = torch.randn(2048, width, **place), torch.randn(outputs, width, **place)
     seconds = []
     for _ in range(15):
         start = time.perf_counter()

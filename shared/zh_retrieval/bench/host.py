@@ -15,10 +15,14 @@ import subprocess
 import sys
 import time
 import warnings
+from textwrap import shorten
 from typing import IO, Any
 
+from zh_retrieval.bench.peers import load
 from zh_retrieval.bench.sides import Ours, Side, SideSpec
 from zh_retrieval.errors import ConfigError
+
+_LINE = 200  # characters of a note
 
 
 class SideError(Exception):
@@ -65,17 +69,17 @@ class Host:
         except (EOFError, BrokenPipeError):
             raise SideError(f"{self._name}: its process ended (exit code {self._process.wait()})") from None
         if failure is not None:
-            raise SideError(f"{self._name}: {failure}")
+            raise SideError(f"{self._name}: {one_line(failure)}")
         return answer
 
 
-def peers_of(python: str) -> list[str]:
-    """Return the peers that another environment has.
+def missing_in(python: str) -> dict[str, list[str]]:
+    """Return the modules that each peer needs and another environment has not.
 
     Raises:
         ConfigError: It is no interpreter, or has not this package.
     """
-    code = "import json; from zh_retrieval.bench.peers import installed; print(json.dumps(installed()))"
+    code = "import json; from zh_retrieval.bench.peers import missing; print(json.dumps(missing()))"
     try:
         run = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -84,8 +88,13 @@ def peers_of(python: str) -> list[str]:
             f"--peers-python {python}: {said}. Give the Python of an environment that has the peers and this package "
             "(`pip install --no-deps zh-retrieval`)."
         ) from error
-    found: list[str] = json.loads(run.stdout.splitlines()[-1])
+    found: dict[str, list[str]] = json.loads(run.stdout.splitlines()[-1])
     return found
+
+
+def one_line(text: str) -> str:
+    """Return the beginning of a message, its white space as single spaces."""
+    return shorten(text, _LINE, placeholder=" …")
 
 
 def _send(file: IO[bytes], message: Any) -> None:
@@ -102,8 +111,8 @@ def _serve() -> None:
     logging.disable(logging.WARNING)
     try:
         spec: SideSpec = pickle.load(asked)
-        side = spec.load()
-        _send(answers, (None, spec.versions()))
+        side, versions = load(spec)
+        _send(answers, (None, versions))
         while True:
             what, arguments = pickle.load(asked)
             _send(answers, (None, _do(side, what, arguments)))
@@ -116,7 +125,7 @@ def _serve() -> None:
 def _do(side: Side, what: str, arguments: tuple[Any, ...]) -> tuple[float, Any]:
     if what == "queries":
         return _queries(side, *arguments)
-    if what in ("encode", "score"):
+    if what in ("tune", "encode", "score"):
         start = time.perf_counter()
         result = getattr(side, what)(*arguments)
         return time.perf_counter() - start, result

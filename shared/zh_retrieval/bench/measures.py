@@ -12,23 +12,26 @@ import numpy as np
 from zh_retrieval.bench import workload
 from zh_retrieval.bench.host import Host
 from zh_retrieval.bench.random_weights import floating_operations
+from zh_retrieval.bench.sides import OURS
 from zh_retrieval.recipes.spec import ModelSpec
 
 Row = dict[str, Any]
 
 _BLOCK = 10  # queries of one side before the next one has its turn
+_EVERY = 0.15  # seconds from one query to the next, behind a bulk job
 _PAUSE = 0.2  # seconds before each turn, in which threads of the one before stop to spin
 
 
-def throughput(hosts: Mapping[str, Host], count: int, rounds: int) -> list[Row]:
-    """Return a row for each side: seconds for `count` texts, and how its vectors agree with the first side's."""
-    texts = workload.texts(count)
+def throughput(hosts: Mapping[str, Host], texts: list[str], rounds: int) -> list[Row]:
+    """Return a row for each side: seconds for the texts, and how its vectors agree with the first side's."""
+    batches = {name: host.ask("tune", texts)[1] for name, host in hosts.items()}
     results = {name: host.ask("encode", texts)[1] for name, host in hosts.items()}
     seconds = _in_turn(hosts, "encode", texts, rounds)
     reference = next(iter(results.values()))
     return [
         _timed(name, seconds, len(texts))
         | {
+            "batch_size": batches[name],
             "min_cosine": float((results[name] * reference).sum(axis=1).min()),
             "max_difference": float(np.abs(results[name] - reference).max()),
         }
@@ -74,21 +77,22 @@ def latency(hosts: Mapping[str, Host], count: int) -> list[Row]:
     ]
 
 
-def shares(rows: list[Row], hosts: Mapping[str, Host], spec: ModelSpec, count: int) -> None:
-    """Add tokens/s to every row, and to ours the share of this machine's matrix-product rate in the same dtype."""
-    ours = [row for row in rows if row["side"] in hosts and row["package"] == "zh-retrieval"]
-    if not ours:
-        return
-    lengths = hosts[ours[0]["side"]].ask("token_lengths", workload.texts(count))[1]
+def shares(rows: list[Row], hosts: Mapping[str, Host], spec: ModelSpec, texts: list[str]) -> None:
+    """Add tokens/s and the share of this machine's matrix-product rate to every row.
+
+    The rate is that of the dtype that "auto" computes in, or else of the first of our sides, for all sides alike: one
+    that computes in int8 may have more than all of it.
+    """
+    ours = [name for name in hosts if name.startswith(OURS)]
+    name = next((name for name in ours if name.endswith(" auto")), ours[0])
+    lengths = hosts[name].ask("token_lengths", texts)[1]
     operations = floating_operations(spec, lengths)
+    rate = hosts[name].ask("matrix_rate", spec.shape["hidden_size"], spec.shape["intermediate_size"])[1]
     for row in rows:
         row["tokens_per_second"] = sum(lengths) / row["seconds"]
         row["tera_operations_per_second"] = operations / row["seconds"] / 1e12
-    for row in ours:
-        if row["options"].get("quantization") is None:
-            rate = hosts[row["side"]].ask("matrix_rate", spec.shape["hidden_size"], spec.shape["intermediate_size"])[1]
-            row["matrix_rate_tera"] = rate / 1e12
-            row["share_of_matrix_rate"] = operations / row["seconds"] / rate
+        row["matrix_rate_tera"] = rate / 1e12
+        row["share_of_matrix_rate"] = operations / row["seconds"] / rate
 
 
 def concurrency(host: Host, spec: ModelSpec, bulk: int) -> Row:
@@ -99,13 +103,13 @@ def concurrency(host: Host, spec: ModelSpec, bulk: int) -> Row:
     found["gathered"] = host.ask("gathered", queries, bare)[1]
     if spec.takes_instruction:
         found["gathered_with_instruction"] = host.ask("gathered", queries, None)[1]
-    found["behind_bulk"] = host.ask("behind_bulk", workload.texts(bulk), queries[0], 20)[1]
+    found["behind_bulk"] = host.ask("behind_bulk", workload.even_texts(bulk), queries[0], _EVERY)[1]
     return found
 
 
-def widest_swap(reference: np.ndarray, found: np.ndarray) -> float:
-    """Return the largest difference in `reference`, float32 (N,), of two items that `found` orders the other way."""
-    order = np.argsort(-found, kind="stable")
+def widest_swap(reference: np.ndarray, scores: np.ndarray) -> float:
+    """Return the largest difference in `reference`, float32 (N,), of two items that `scores` orders the other way."""
+    order = np.argsort(-scores, kind="stable")
     best_after = np.maximum.accumulate(reference[order][::-1])[::-1]  # the best reference score from here on
     return float(np.max(best_after - reference[order]))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from zh_retrieval.checkpoint.load import quiet
@@ -43,6 +44,8 @@ def write(spec: ModelSpec, folder: Path) -> None:
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**saved, **_config(spec)}), encoding="utf-8")
     _write_vocabulary(spec, folder)
+    if spec.dense:
+        _write_dense(spec, folder)
 
 
 def build(spec: ModelSpec) -> Any:
@@ -60,6 +63,24 @@ def build(spec: ModelSpec) -> Any:
 
 def _config(spec: ModelSpec) -> dict[str, Any]:
     return {"model_type": spec.architecture, **spec.shape}
+
+
+def _write_dense(spec: ModelSpec, folder: Path) -> None:
+    """Write a layer after pooling, as sentence-transformers does."""
+    sizes = {"in_features": spec.shape["hidden_size"], "out_features": spec.dimension}
+    layer = nn.Linear(sizes["in_features"], sizes["out_features"])
+    (folder / "1_Pooling").mkdir()
+    pooling = {"pooling_mode_cls_token": spec.pooling == "cls", "pooling_mode_mean_tokens": spec.pooling == "mean"}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    (folder / "2_Dense").mkdir()
+    settings = {**sizes, "bias": True, "activation_function": "torch.nn.modules.linear.Identity"}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    save_file(
+        {f"linear.{name}": value for name, value in layer.state_dict().items()}, folder / "2_Dense/model.safetensors"
+    )
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
 
 
 def floating_operations(spec: ModelSpec, lengths: list[int]) -> float:

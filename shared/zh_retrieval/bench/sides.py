@@ -1,13 +1,12 @@
-"""What is compared, behind the same three calls.
+"""What is compared, behind the same calls.
 
-`encode(texts)` gives document vectors, `query(text)` one query's vector without an instruction, `score(pairs)` raw
-logits: float32 arrays, made with the package's own defaults.
+`tune(texts)` chooses what a package leaves to its user, `encode(texts)` gives document vectors, `query(text)` one
+query's vector without an instruction, `score(pairs)` raw logits: float32 arrays, made with the package's own defaults.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,14 +16,13 @@ from zh_retrieval.recipes.spec import ModelSpec
 
 OURS = "zh-retrieval"
 
-_PACKAGES = (OURS, "openvino", "torch", "transformers")
-
 Pairs = list[tuple[str, str]]
 
 
 class Side(Protocol):
     """What is measured."""
 
+    def tune(self, texts: list[str]) -> int | None: ...
     def encode(self, texts: list[str]) -> np.ndarray: ...
     def query(self, text: str) -> np.ndarray: ...
     def score(self, pairs: Pairs) -> np.ndarray: ...
@@ -52,24 +50,6 @@ class SideSpec:
     options: dict[str, Any] = field(default_factory=dict)
     python: str | None = None
 
-    def load(self) -> Side:
-        """Return the loaded side."""
-        if self.package == OURS:
-            return Ours(self)
-        from zh_retrieval.bench.peers import PEERS
-
-        return PEERS[self.package].load(self)
-
-    def versions(self) -> dict[str, str]:
-        """Return the versions of what computes, where they are installed."""
-        names: tuple[str, ...] = _PACKAGES
-        if self.package != OURS:
-            from zh_retrieval.bench.peers import PEERS
-
-            names = PEERS[self.package].packages
-        found = {name: _version(name) for name in names}
-        return {name: text for name, text in found.items() if text is not None}
-
 
 class Ours:
     """This package."""
@@ -83,6 +63,9 @@ class Ours:
         self.handle: Any = load(side.model, **options)
         self._instruction = "" if self.spec.takes_instruction else None
 
+    def tune(self, texts: list[str]) -> None:
+        """Choose nothing: there is no batch size to find."""
+
     def encode(self, texts: list[str]) -> np.ndarray:
         vectors: np.ndarray = self.handle.encode_documents(texts)
         return vectors
@@ -94,10 +77,3 @@ class Ours:
     def score(self, pairs: Pairs) -> np.ndarray:
         scores: np.ndarray = self.handle.score(pairs)
         return scores
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

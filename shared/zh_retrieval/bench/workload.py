@@ -17,6 +17,12 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return [_cut(source, rng, int(min(_LONGEST, max(15, rng.lognormvariate(4.4, 0.7))))) for _ in range(count)]
 
 
+def even_texts(count: int, seed: int = 2) -> list[str]:
+    """Return passages of 90 to 135 characters: hardly anything to pad."""
+    source, rng = _source(), random.Random(seed)
+    return [_cut(source, rng, rng.randint(90, 135)) for _ in range(count)]
+
+
 def queries(count: int, seed: int = 1) -> list[str]:
     """Return queries of 6 to 8 characters."""
     source, rng = _source(), random.Random(seed)

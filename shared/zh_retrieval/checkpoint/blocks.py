@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zh_retrieval.checkpoint.stored import Stored
 from zh_retrieval.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from zh_retrieval.checkpoint.tensors import Stored
 
 FILE = "model.q4.safetensors"
 

@@ -13,11 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zh_retrieval.checkpoint.dense import Dense, read_dense
+from zh_retrieval.checkpoint.dense import files_read as files_of_dense
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.hub.snapshot import is_safe
 from zh_retrieval.recipes.spec import ModelSpec
 
 _HARMLESS = ("Transformer", "Pooling", "Normalize", "Dropout")
+_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")  # Dropout does nothing, wherever it is
 _POOLING_FLAGS = {  # before sentence-transformers 6: one flag for each mode
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -33,25 +36,84 @@ _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 def follow(folder: Path, spec: ModelSpec) -> tuple[Path, ModelSpec]:
     """Return the folder of the weights, and the recipe with the folder's own instruction and max_length.
 
-    A folder without `modules.json` says nothing: it is returned as it is, with the recipe. Vectors have length 1
-    whether or not the folder normalizes.
+    A folder without `modules.json` says nothing: it is returned as it is, with the recipe, unless that has a dense
+    layer after pooling. Vectors have length 1 whether or not the folder normalizes.
 
     Raises:
         CheckpointError: The folder contradicts the recipe, or one of its files cannot be read.
     """
-    listing = _read(folder / "modules.json", list)
-    if listing is None:
+    modules = _modules(folder)
+    if spec.dense and not any(kind == "Dense" for kind, _ in modules or ()):
+        raise CheckpointError(
+            f"{folder} has no modules.json with a dense layer, but the recipe of {spec.name} has one after pooling. "
+            "Give the whole folder as it was published, 2_Dense included."
+        )
+    if modules is None:
         return folder, spec
-    modules = [(str(entry.get("type", "")).rsplit(".", 1)[-1], str(entry.get("path", ""))) for entry in listing]
     for kind, path in modules:
-        if kind not in _HARMLESS:
+        if kind not in _HARMLESS and (kind != "Dense" or spec.pooling is None):
             raise CheckpointError(_conflict(folder, "a module", kind, spec, "none such"))
-        if path and not is_safe(path):
-            raise CheckpointError(f"{folder / 'modules.json'} points outside its folder: {path!r}.")
+        if (path or kind == "Dense") and not is_safe(path):
+            raise CheckpointError(f"{folder / 'modules.json'} points outside its folder: {path[:80]!r}.")
         if kind == "Pooling" and spec.pooling is not None:
             _check_pooling(folder / path, spec)
+    _check_order(folder, [kind for kind, _ in modules], spec)
     weights = folder / next((path for kind, path in modules if kind == "Transformer"), "")
     return weights, _with_prompts(folder, _with_length(weights, spec))
+
+
+def dense(folder: Path) -> Dense | None:
+    """Return the dense layer after pooling of a folder that `follow` has nothing against; None if it has none.
+
+    Raises:
+        CheckpointError: It is none that is computed here, or its files are broken.
+    """
+    place = _dense_folder(folder)
+    if place is None:
+        return None
+    config = _read(place / "config.json", dict)
+    if config is None:
+        raise CheckpointError(f"{place / 'config.json'} is missing, but modules.json names it. Fetch it again.")
+    return read_dense(place, config)
+
+
+def files_read(folder: Path) -> dict[str, Path]:
+    """Return the files that `follow` reads of a folder, whether all exist or not, by their part in it."""
+    modules = _modules(folder)
+    if modules is None:
+        return {}
+    found = {name: folder / name for name in ("modules.json", "config_sentence_transformers.json")}
+    for pooling in (path for kind, path in modules if kind == "Pooling"):
+        found["pooling/config.json"] = folder / pooling / "config.json"
+    if (place := _dense_folder(folder)) is not None:
+        found |= {f"dense/{name}": file for name, file in files_of_dense(place).items()}
+    weights = folder / next((path for kind, path in modules if kind == "Transformer"), "")
+    return found | {name: weights / name for name in ("sentence_bert_config.json", "tokenizer_config.json")}
+
+
+def _modules(folder: Path) -> list[tuple[str, str]] | None:
+    """Return kind and folder of each module that modules.json lists; None if there is no such file."""
+    listing = _read(folder / "modules.json", list)
+    if listing is None:
+        return None
+    if not all(isinstance(entry, dict) for entry in listing):
+        raise CheckpointError(f"{folder / 'modules.json'} lists what is no module. Correct it.")
+    return [(str(entry.get("type", "")).rsplit(".", 1)[-1], str(entry.get("path", ""))) for entry in listing]
+
+
+def _dense_folder(folder: Path) -> Path | None:
+    places = [path for kind, path in _modules(folder) or () if kind == "Dense"]
+    return folder / places[0] if places and is_safe(places[0]) else None
+
+
+def _check_order(folder: Path, kinds: list[str], spec: ModelSpec) -> None:
+    """Raise CheckpointError unless a dense layer is the only one, and right after pooling."""
+    if "Dense" not in kinds:
+        return
+    places = [_ORDER.index(kind) for kind in kinds if kind in _ORDER]
+    if places != sorted(places) or kinds.count("Dense") != 1 or "Pooling" not in kinds:
+        given = ", ".join(kinds)[:200]
+        raise CheckpointError(_conflict(folder, "modules", given, spec, "one Dense, right after Pooling"))
 
 
 def _check_pooling(folder: Path, spec: ModelSpec) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zh_retrieval.checkpoint import lora
+from zh_retrieval.checkpoint.dense import Dense
 from zh_retrieval.checkpoint.weight_files import weight_files
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.models import kind, reads
@@ -27,12 +28,18 @@ class Folder:
         config: What config.json says.
         tokenizer: Vocabulary and special tokens.
         files: The weight files; their headers can be read.
+        dense: The layer after pooling; None if there is none.
     """
 
     path: Path
     config: dict[str, Any]
     tokenizer: TextTokenizer
     files: list[Path]
+    dense: Dense | None = None
+
+    def vector(self, hidden: int) -> int:
+        """Return the length of an embedder's vector before it is cut, for the size of its hidden states."""
+        return hidden if self.dense is None else self.dense.outputs
 
     def check_vocabulary(self, rows: int) -> None:
         """Raise CheckpointError if there are more words than rows of embeddings."""
@@ -43,13 +50,14 @@ class Folder:
             )
 
 
-def open_folder(path: Path, spec: ModelSpec, *, trusted_sizes: bool) -> Folder:
+def open_folder(path: Path, spec: ModelSpec, *, trusted_sizes: bool, dense: Dense | None = None) -> Folder:
     """Return what a folder says.
 
     Args:
         path: Holds config.json, weights and vocabulary.
         spec: The recipe.
         trusted_sizes: False demands the recipe's own dimension (a downloaded snapshot); True follows the folder.
+        dense: The layer after pooling.
 
     Raises:
         CheckpointError: A file is missing or broken, the architecture is another one, or the vocabulary does not know
@@ -62,12 +70,16 @@ def open_folder(path: Path, spec: ModelSpec, *, trusted_sizes: bool) -> Folder:
             "Name the model whose recipe fits the folder."
         )
     width = config.get("hidden_size")
-    if not trusted_sizes and spec.dimension is not None and width != spec.dimension:
-        raise CheckpointError(f"{path} has hidden_size {width}, but {spec.name} has {spec.dimension}: wrong snapshot.")
+    if dense is not None and dense.inputs != width:
+        raise CheckpointError(f"The dense layer of {path} takes {dense.inputs} numbers, but hidden_size is {width}.")
+    vector = width if dense is None else dense.outputs
+    if not trusted_sizes and spec.dimension is not None and vector != spec.dimension:
+        what = "hidden_size" if dense is None else "a dense layer of"
+        raise CheckpointError(f"{path} has {what} {vector}, but {spec.name} has {spec.dimension}: wrong snapshot.")
     if (path / lora.CONFIG).is_file():  # transformers would apply it, but only where peft is installed
         raise CheckpointError(f"{path} holds an adapter beside the weights. Merge it, or remove adapter_config.json.")
-    tokenizer = build(load_vocabulary(path), spec, path)
-    return Folder(path, config, tokenizer, weight_files(path))
+    tokenizer = build(load_vocabulary(path), spec, path, types=config.get("type_vocab_size", 2))
+    return Folder(path, config, tokenizer, weight_files(path), dense)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zh_retrieval.errors import CheckpointError, MissingExtraError
 
@@ -62,13 +62,13 @@ def merge(body: nn.Module, adapter: Path, split: Split | None = None) -> None:
         raise CheckpointError(
             f"{adapter} holds a {config.peft_type} adapter, expected LoRA. Merge it with its own program."
         )
-    weights = _located(stored, dict(body.named_modules()), split, adapter)
-    if split is not None and (config.rank_pattern or config.alpha_pattern):
-        raise CheckpointError(
-            f"{adapter} has ranks of its own for some layers of Qwen-1. Merge it with its own program."
-        )
+    names: dict[str, tuple[str, ...]] = {}
+    weights = _located(stored, dict(body.named_modules()), split, adapter, names)
     config.target_modules = sorted({key.rsplit(".lora_", 1)[0] for key in weights})
+    config.rank_pattern = _of_layers(config.rank_pattern, "rank_pattern", names, adapter)
+    config.alpha_pattern = _of_layers(config.alpha_pattern, "alpha_pattern", names, adapter)
     config.layers_to_transform = config.layers_pattern = config.modules_to_save = config.task_type = None
+    config.exclude_modules = None
     config.inference_mode = True
     try:
         tuner = LoraModel(body, config, "default")
@@ -78,10 +78,39 @@ def merge(body: nn.Module, adapter: Path, split: Split | None = None) -> None:
         raise CheckpointError(f"The adapter in {adapter} does not fit its base model: {error}") from error
 
 
+def _of_layers(
+    pattern: dict[str, Any] | None, what: str, names: dict[str, tuple[str, ...]], adapter: Path
+) -> dict[str, Any]:
+    """Return what a pattern of peft's says, for each layer of `body` by its whole name.
+
+    A key is an expression that the end of a layer's name matches, as the class that was trained has it; the first wins.
+    """
+    try:
+        keys = {key: re.compile(rf"(.*\.)?({key})$") for key in pattern or {}}
+    except re.error as error:
+        raise CheckpointError(f"{adapter / CONFIG}: {what} has a key that is no expression: {error}.") from error
+    unmatched = [key for key, expression in keys.items() if not any(map(expression.match, names))]
+    if unmatched:
+        raise CheckpointError(
+            f"{adapter / CONFIG}: {what} names {unmatched[0][:200]!r}, but the adapter changes no such layer. Correct "
+            "the key, or merge the adapter with its own program."
+        )
+    found: dict[str, Any] = {}
+    for layer, places in names.items():
+        key = next((key for key, expression in keys.items() if expression.match(layer)), None)
+        if pattern and key is not None:
+            found |= dict.fromkeys((f"^{re.escape(place)}" for place in places), pattern[key])
+    return found
+
+
 def _located(
-    stored: dict[str, torch.Tensor], layers: dict[str, nn.Module], split: Split | None, adapter: Path
+    stored: dict[str, torch.Tensor],
+    layers: dict[str, nn.Module],
+    split: Split | None,
+    adapter: Path,
+    places: dict[str, tuple[str, ...]],
 ) -> dict[str, torch.Tensor]:
-    """Return the weights under the names that `body` has for its layers."""
+    """Return the weights under the names that `body` has for its layers; `places` gets these, by the adapter's own."""
     found: dict[str, torch.Tensor] = {}
     for key, value in stored.items():
         match = _KEY.match(key)
@@ -96,6 +125,7 @@ def _located(
                 f"{adapter} changes {match['layer']!r}, which the base model's body does not have. Expected the "
                 "adapter of the model that is named; a changed head must be merged with its own program."
             )
+        places[match["layer"]] = names
         parts = [value] * len(names) if match["part"] == "lora_A" else value.chunk(len(names))
         for name, part in zip(names, parts, strict=True):
             found[f"{name}.{match['part']}{match['rest'] or ''}"] = part.contiguous()

@@ -8,7 +8,8 @@ import torch
 
 from zh_retrieval.checkpoint.folder import Folder
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
-from zh_retrieval.checkpoint.tensors import Stored, from_module
+from zh_retrieval.checkpoint.stored import Stored
+from zh_retrieval.checkpoint.tensors import from_module
 from zh_retrieval.recipes.spec import ModelSpec
 
 _LARGE = 4_000_000_000  # bytes of weight files from which on float32 would take more memory than there is

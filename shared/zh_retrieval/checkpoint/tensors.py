@@ -1,20 +1,18 @@
-"""The tensors of a folder without torch: mapped from safetensors files, so that nothing is read before it is used.
-
-numpy has no bfloat16: such a tensor is kept as the uint16 of its bits, and `dtype` says what they mean.
-"""
+"""The tensors of a folder without torch: mapped from the weight files, so that nothing is read before it is used."""
 
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zh_retrieval.checkpoint import blocks
+from zh_retrieval.checkpoint.pickled import read_pickled
+from zh_retrieval.checkpoint.stored import Stored
 
 if TYPE_CHECKING:
     import torch
@@ -24,50 +22,12 @@ _NUMPY = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
-_FLOATING = ("F64", "F32", "F16", "BF16")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One tensor as a file stores it.
-
-    Attributes:
-        dtype: The name safetensors gives it: "F32", "F16", "BF16", ...
-        values: The numbers, mapped from the file where that is possible; uint16 for bfloat16.
-    """
-
-    dtype: str
-    values: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return its sizes."""
-        return tuple(self.values.shape)
-
-    @property
-    def floating(self) -> bool:
-        """Return True for what holds fractions."""
-        return self.dtype in _FLOATING
-
-    def float32(self) -> np.ndarray:
-        """Return float32 of the same shape: the mapped numbers themselves if they are float32, else a copy."""
-        if self.dtype == "BF16":
-            return (self.values.astype(np.uint32) << 16).view(np.float32)
-        return np.asarray(self.values, dtype=np.float32)
-
-    def rows(self, low: int, high: int) -> Stored:
-        """Return rows low to high, without a copy."""
-        return Stored(self.dtype, self.values[low:high])
-
-    def taken(self, places: np.ndarray) -> Stored:
-        """Return a copy of some rows."""
-        return Stored(self.dtype, self.values[places])
 
 
 def read_tensors(files: list[Path]) -> dict[str, Stored]:
     """Return every tensor of the weight files by its name; those of 4-bit blocks unpacked.
 
-    `files` are what `weight_files` returns, checked. `.bin` files are read by torch, which maps them too.
+    `files` are what `weight_files` returns, checked.
     """
     if [file.name for file in files] == [blocks.FILE]:
         return {name: Stored("F32", array) for name, array in blocks.unpacked(dict(_mapped(files[0]))).items()}
@@ -96,6 +56,19 @@ def _mapped(file: Path) -> Iterator[tuple[str, Stored]]:
         yield name, Stored(entry["dtype"], _typed(values, _NUMPY[entry["dtype"]]).reshape(entry["shape"]))
 
 
+def forget_pages(tensors: Mapping[str, Stored]) -> None:
+    """Give back the memory of mapped files; what is looked at again is read again, mostly from the system's cache."""
+    maps: dict[int, Any] = {}
+    for stored in tensors.values():
+        base: Any = stored.values
+        while base is not None and not isinstance(base, mmap.mmap):
+            base = getattr(base, "base", None)
+        maps[id(base)] = base
+    for each in maps.values():
+        if each is not None and hasattr(mmap, "MADV_DONTNEED"):
+            each.madvise(mmap.MADV_DONTNEED)
+
+
 def _typed(raw: np.ndarray, dtype: type) -> np.ndarray:
     """Return bytes as numbers; what does not lie on a multiple of their size is copied."""
     size = np.dtype(dtype).itemsize
@@ -103,11 +76,13 @@ def _typed(raw: np.ndarray, dtype: type) -> np.ndarray:
 
 
 def _pickled(file: Path) -> Iterator[tuple[str, Stored]]:
-    import torch
-
-    stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    for name, tensor in stored.items():
-        yield name, _of_torch(tensor)
+    found = read_pickled(file)
+    mapped = np.memmap(file, dtype=np.uint8, mode="c")
+    for name, tensor in found.tensors.items():
+        kind, start = tensor.storage.kind, found.places[tensor.storage.key]
+        size = tensor.storage.count * np.dtype(_NUMPY[kind]).itemsize
+        numbers = _typed(mapped[start : start + size].view(np.ndarray), _NUMPY[kind])
+        yield name, Stored(kind, tensor.of(numbers))
 
 
 def _of_torch(tensor: torch.Tensor) -> Stored:

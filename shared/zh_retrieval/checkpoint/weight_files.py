@@ -1,14 +1,12 @@
 """The weight files of a folder: which they are, what they hold, and what is wrong with them.
 
-Names and shapes are read, values only where a fault is looked for. `.bin` files are unpickled with weights_only.
+Names and shapes are read, values only where a fault is looked for.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from zh_retrieval.checkpoint import blocks
+from zh_retrieval.checkpoint.pickled import ForeignPickleError, NoTableError, read_pickled
 from zh_retrieval.checkpoint.tensors import stored_in
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.hub.snapshot import is_safe, weights_of
@@ -64,16 +63,12 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="np") as opened:
                 return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        import torch
-
-        stored = torch.load(file, map_location="meta", weights_only=True)
-        if not isinstance(stored, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in stored.values()):
-            raise CheckpointError(f"{file} is no table of tensors. Fetch the file again.")
-        return {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    except pickle.UnpicklingError as error:
-        cause = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0] or "no pickle of torch"
-        raise CheckpointError(f"{file} holds more than tensors and was not run: {cause}. Do not use it.") from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return {name: tensor.shape for name, tensor in read_pickled(file).tensors.items()}
+    except ForeignPickleError as error:
+        raise CheckpointError(f"{file} holds more than tensors and was not run: {error}. Do not use it.") from error
+    except NoTableError as error:
+        raise CheckpointError(f"{file} is no table of tensors. Fetch the file again.") from error
+    except (SafetensorError, OSError, ValueError) as error:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{file} cannot be read: {cause}. Fetch the file again.") from error
 

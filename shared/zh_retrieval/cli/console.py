@@ -1,17 +1,19 @@
-"""Where a command writes: UTF-8 streams, and messages and bars that outlive a standard error that is gone."""
+"""Where a command writes: UTF-8 streams, and messages and progress that outlive a standard error that is gone."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 from zh_retrieval.progress import Bar
 
 _GONE = (OSError, ValueError)  # a terminal that was closed; a stream that was
+_EVERY = 60.0  # seconds between lines where there is no terminal
 
 
 def prepare() -> None:
@@ -54,8 +56,52 @@ def to_nowhere(stream: Any) -> None:
         os.close(null)
 
 
-@contextmanager
-def progress(unit: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that moves a bar on by so many units; a bar is shown on a terminal, as long as there is one."""
-    with Bar(has_terminal(), unit=unit) as bar:
-        yield bar.advance
+class Progress:
+    """How far a command is: a bar on a terminal; elsewhere a line a minute, also while nothing moves.
+
+    Attributes:
+        units: What is counted.
+        done: Units so far.
+        lines: Lines said so far.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self.units = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+        self._begun = time.monotonic()
+        self._ended = threading.Event()
+        self._bar = Bar(has_terminal(), unit=unit)
+        self.done = 0
+        self.lines = 0
+
+    def __enter__(self) -> Progress:
+        """Return itself; at the end of the block the bar is closed, or the lines end."""
+        if not self._bar.shown:
+            threading.Thread(target=self._tell, name="zh-retrieval-progress", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._ended.set()
+        self._bar.close()
+
+    def advance(self, size: int) -> None:
+        """Move on by so many units."""
+        self.done += size
+        self._bar.advance(size)
+
+    def rate(self, done: int | None = None) -> str:
+        """Return seconds and units a second so far, as a message says them; `done`: units that were computed."""
+        seconds = time.monotonic() - self._begun
+        computed = self.done if done is None else done
+        return f"{seconds:.1f} s, {computed / seconds if seconds else 0.0:.1f} {self.units}/s"
+
+    def _tell(self) -> None:
+        while not self._ended.wait(_EVERY):
+            self.lines += 1
+            say(f"{self.done} {self.units}, {self.rate()}")
+
+
+def summary(shown: Progress, computed: int, output: str) -> str:
+    """Return the line at the end of a command that wrote a file; `computed` units were not there before."""
+    before = f"; {shown.done - computed} were finished before" if computed < shown.done else ""
+    return f"{shown.done} {shown.units} in {output}: {shown.rate(computed)}{before}"

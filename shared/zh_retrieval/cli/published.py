@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from zh_retrieval.cli.table import render
+from zh_retrieval.table import render
 
 
 class ShowPublished(argparse.Action):

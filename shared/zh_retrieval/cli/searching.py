@@ -1,16 +1,53 @@
-"""Retrieval over passages three ways: a LangChain chain, a LlamaIndex query engine, and the core alone."""
+"""Retrieval over passages three ways: by LangChain, by LlamaIndex, and by the core alone; dense and BM25 together."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-Hits = list[tuple[str, float]]
-Search = Callable[[str], Hits]
+from zh_retrieval.sparse.fusion import DEPTH
 
 FRAMEWORKS = ("langchain", "llama-index", "core")
+_ALL = 2 * DEPTH  # that two sides find at most
+_SIDES = ("dense", "lexical")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found: its score, and those of the sides; None where a side did not find it."""
+
+    id: str
+    score: float
+    dense: float | None = None
+    lexical: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question gets, best first.
+
+    Attributes:
+        hits: By both sides, reranked where a reranker is asked for.
+        dense: Ids that the embedding model alone would give.
+        lexical: Ids that BM25 alone would give.
+    """
+
+    hits: list[Hit]
+    dense: list[str]
+    lexical: list[str]
+
+    @staticmethod
+    def of(found: Iterable[Hit], hits: list[Hit]) -> Answer:
+        """Return an answer with these hits, out of all that both sides found."""
+        every = list(found)
+        dense = [(hit.dense, hit.id) for hit in every if hit.dense is not None]
+        lexical = [(hit.lexical, hit.id) for hit in every if hit.lexical is not None]
+        return Answer(hits, *([id for _, id in sorted(side, key=lambda pair: -pair[0])] for side in (dense, lexical)))
+
+
+Search = Callable[[str], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,64 +88,73 @@ def build(framework: str, passages: list[Passage], stages: Stages) -> Search:
 def _langchain(passages: list[Passage], stages: Stages) -> Search:
     adapters = importlib.import_module("langchain_zh_retrieval")  # first: it says what to install
     from langchain_core.documents import Document
-    from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnablePassthrough
-    from langchain_core.vectorstores import InMemoryVectorStore
 
-    store = InMemoryVectorStore(adapters.ModelScopeEmbeddings(stages.model, **stages.options))
-    store.add_documents([Document(page_content=passage.embedded, id=passage.id) for passage in passages])
+    embeddings = adapters.ModelScopeEmbeddings(stages.model, **stages.options)
+    documents = [Document(page_content=passage.embedded, id=passage.id) for passage in passages]
+    retriever = adapters.HybridRetriever.from_documents(documents, embeddings, k=_ALL)
+    reranker = adapters.ModelScopeReranker(stages.reranker, **stages.reranker_options) if stages.reranker else None
 
-    def retrieve(question: str) -> list[Document]:
-        found = store.similarity_search_with_score(question, k=stages.depth)
-        return [document.model_copy(update={"metadata": {"relevance_score": score}}) for document, score in found]
+    def search(question: str) -> Answer:
+        found = retriever.invoke(question)
+        every = [
+            Hit(each.id, each.metadata["hybrid_score"], *(each.metadata[f"{side}_score"] for side in _SIDES))
+            for each in found
+        ]
+        if reranker is None:
+            return Answer.of(every, every[: stages.depth])
+        ranked = reranker.compress_documents(found[: stages.depth], question)
+        return Answer.of(every, [Hit(each.id, each.metadata["relevance_score"]) for each in ranked])
 
-    chain: Any = RunnableParallel(query=RunnablePassthrough(), documents=RunnableLambda(retrieve))
-    if stages.reranker:
-        chain = chain | adapters.ModelScopeReranker(stages.reranker, **stages.reranker_options).as_runnable()
-    else:
-        chain = chain | (lambda found: found["documents"])
-    return lambda question: [
-        (document.id, float(document.metadata["relevance_score"])) for document in chain.invoke(question)
-    ]
+    return search
 
 
 def _llama_index(passages: list[Passage], stages: Stages) -> Search:
     adapters = importlib.import_module("llama_index_zh_retrieval")  # first: it says what to install
     from llama_index.core import VectorStoreIndex
-    from llama_index.core.llms import MockLLM
-    from llama_index.core.query_engine import RetrieverQueryEngine
-    from llama_index.core.response_synthesizers.no_text import NoText
     from llama_index.core.schema import TextNode
 
     nodes = [TextNode(id_=passage.id, text=passage.embedded) for passage in passages]
     index = VectorStoreIndex(nodes, embed_model=adapters.ModelScopeEmbedding(stages.model, **stages.options))
-    rerankers = []
-    if stages.reranker:
-        rerankers = [adapters.ModelScopeReranker(stages.reranker, **stages.reranker_options)]
-    engine = RetrieverQueryEngine(
-        index.as_retriever(similarity_top_k=stages.depth),
-        response_synthesizer=NoText(llm=MockLLM()),  # retrieval only: no language model is asked
-        node_postprocessors=rerankers,
-    )
-    return lambda question: [
-        (found.node.node_id, float(found.score or 0.0)) for found in engine.query(question).source_nodes
-    ]
+    retriever = adapters.HybridRetriever(
+        index.as_retriever(similarity_top_k=DEPTH), adapters.BM25Retriever.from_nodes(nodes),
+        similarity_top_k=_ALL, keep_side_scores=True,
+    )  # fmt: skip
+    reranker = adapters.ModelScopeReranker(stages.reranker, **stages.reranker_options) if stages.reranker else None
+
+    def search(question: str) -> Answer:
+        found = retriever.retrieve(question)
+        every = [
+            Hit(each.node.node_id, float(each.score), *(each.node.metadata[f"{side}_score"] for side in _SIDES))
+            for each in found
+        ]
+        if reranker is None:
+            return Answer.of(every, every[: stages.depth])
+        ranked = reranker.postprocess_nodes(found[: stages.depth], query_str=question)
+        return Answer.of(every, [Hit(each.node.node_id, float(each.score)) for each in ranked])
+
+    return search
 
 
 def _core(passages: list[Passage], stages: Stages) -> Search:
     import zh_retrieval
     from zh_retrieval.ranking import rank_scores
+    from zh_retrieval.sparse.fusion import fuse
+    from zh_retrieval.sparse.index import BM25Index
 
     encoder = zh_retrieval.load_encoder(stages.model, **stages.options)
-    vectors = encoder.encode_documents([passage.embedded for passage in passages])
+    texts = [passage.embedded for passage in passages]
+    vectors, index = encoder.encode_documents(texts), BM25Index(texts)
     reranker = zh_retrieval.load_reranker(stages.reranker, **stages.reranker_options) if stages.reranker else None
 
-    def search(question: str) -> Hits:
+    def search(question: str) -> Answer:
         scores = (vectors @ encoder.encode_queries([question])[0]).tolist()
-        found = rank_scores(scores, stages.depth)
+        dense = [(entry.index, entry.score) for entry in rank_scores(scores, DEPTH)]
+        found = fuse(dense, index.search(question, DEPTH))
+        every = [Hit(passages[each.id].id, each.score, each.dense, each.lexical) for each in found]
         if reranker is None:
-            return [(passages[entry.index].id, entry.score) for entry in found]
-        candidates = [passages[entry.index] for entry in found]
-        ranked = reranker.rank(question, [passage.embedded for passage in candidates])
-        return [(candidates[entry.index].id, entry.score) for entry in ranked]
+            return Answer.of(every, every[: stages.depth])
+        top = [each.id for each in found[: stages.depth]]
+        ranked = reranker.rank(question, [texts[place] for place in top])
+        return Answer.of(every, [Hit(passages[top[entry.index]].id, entry.score) for entry in ranked])
 
     return search

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from zh_retrieval.errors import ConfigError, MissingExtraError
 
+_LOGGER = logging.getLogger(__name__)
 _CPUS_OF_A_WORKER = 8  # on machines with more cores several processes are faster than one
 _CPUS_BESIDE_A_GPU = 4  # tokenizing for one GPU
 _OBJECT_STORE = 100_000_000  # bytes: what travels is names and counts
@@ -66,14 +68,29 @@ def connected(address: str | None) -> Iterator[Any]:
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         ray.init(**options)
-    except ConnectionError as error:
-        raise ConfigError(
-            f"No Ray cluster answers at {address!r}: {error}. Give --ray its address, or --ray local for this machine."
-        ) from error
+    except Exception as error:  # Ray raises a bare Exception when a start takes too long
+        raise ConfigError(_why_not(error, address)) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _why_not(error: Exception, address: str | None) -> str:
+    causes = [cause for cause in (error, error.__cause__, error.__context__) if cause is not None]
+    refused = next((cause for cause in causes if "auth" in f"{type(cause).__name__} {cause}".lower()), None)
+    if refused is not None:
+        return (
+            f"The Ray cluster at {address!r} takes nobody without its token ({_short(refused)}). Set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is not the cluster's."
+        )
+    if address == "local":
+        return f"Ray does not start on this machine ({_short(error)}). Try again, or leave --ray out."
+    return f"No Ray cluster answers at {address!r} ({_short(error)}). Give --ray its address, or --ray local."
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160].rstrip(".")
 
 
 def nodes(ray: Any) -> list[Node]:
@@ -82,25 +99,47 @@ def nodes(ray: Any) -> list[Node]:
     return [Node(int(resources.get("CPU", 0)), int(resources.get("GPU", 0))) for resources in found]
 
 
-def plan_workers(machines: Sequence[Node], workers: int | None, cpus: int | None, device: str = "auto") -> Workers:
+def plan_workers(
+    machines: Sequence[Node], workers: int | None, cpus: int | None, device: str = "auto", *,
+    gpus: int | None = None, say: Callable[[str], object] = _LOGGER.warning,
+) -> Workers:  # fmt: skip
     """Return how many workers to start and what each gets, so that no core has two threads.
 
     A cluster with GPUs gets one worker for each of them, another one as many as fit with all CPUs in use. Each part
-    may be given: CPUs are then shared among so many workers, or as many workers started as have so many CPUs.
+    may be given: CPUs are then shared among so many workers, or as many workers started as have so many CPUs. What is
+    given is asked for, whatever the cluster has now: one that grows with what is asked for may have nothing yet.
+
+    Args:
+        machines: Those of the cluster.
+        workers: How many.
+        cpus: CPUs of each.
+        device: "auto", "cpu", "cuda": that of the load options.
+        gpus: GPUs of each; 0 for none.
+        say: Takes a line about a cluster that has nothing yet.
 
     Raises:
         ConfigError: A number is not positive, or the device is a GPU and the cluster has none.
     """
-    for name, value in (("workers", workers), ("cpus", cpus)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}={value} must be a positive whole number, or None.")
-    gpus = sum(node.gpus for node in machines)
-    if device.startswith("cuda") and not gpus:
-        raise ConfigError(f"device={device!r}, and the cluster has no GPU. Use device='cpu', or add a node with GPUs.")
-    if gpus and device in ("auto", "cuda"):
-        count = workers or gpus
-        beside = max(1, min(node.cpus // node.gpus for node in machines if node.gpus))
-        return Workers(count, cpus or min(beside, _CPUS_BESIDE_A_GPU), gpus=1)
+    for name, value, least in (("workers", workers, 1), ("cpus", cpus, 1), ("gpus", gpus, 0)):
+        if value is not None and value < least:
+            raise ConfigError(f"{name}={value} must be a whole number from {least} on, or None.")
+    if device.startswith("cuda:"):
+        raise ConfigError(f"device={device!r}: Ray gives each worker a GPU of its own. Use device='cuda'.")
+    there = sum(node.gpus for node in machines)
+    if device == "cuda" and gpus is None and not there:
+        raise ConfigError(
+            "device='cuda', and the cluster has no GPU. Use device='cpu', or add a machine with GPUs; if the cluster "
+            "grows when it is asked to, ask with gpus=1 and workers (--gpus 1 --workers N)."
+        )
+    if device == "cuda" and gpus == 0:
+        raise ConfigError("device='cuda' with gpus=0: Ray would hide every GPU. Leave one of them out.")
+    if workers is None and not any(node.cpus for node in machines):
+        say("the cluster has no CPU yet, so one worker is asked for: say how many with workers (--workers N)")
+    if gpus or (gpus is None and there and device in ("auto", "cuda")):
+        each = gpus or 1
+        beside = min((node.cpus * each // node.gpus for node in machines if node.gpus >= each), default=cpus or 1)
+        room = sum(node.gpus // each for node in machines)
+        return Workers(workers or max(1, room), cpus or max(1, min(beside, _CPUS_BESIDE_A_GPU * each)), gpus=each)
     sizes = [node.cpus for node in machines if node.cpus]
     if cpus is None:
         wanted = workers or 1

@@ -48,7 +48,7 @@ def serve_app(args: Mapping[str, Any] | None = None) -> Any:
     serve = require("ray.serve")
     try:
         from zh_retrieval.distributed.hosting import ServeApp
-        from zh_retrieval.server.served import named
+        from zh_retrieval.server.models.served import named
     except ModuleNotFoundError as error:
         raise MissingExtraError(f'{error.name} is not installed. Run: pip install "zh-retrieval[server]"') from error
     list(named(settings))  # what cannot be served is said here, not by replicas that die

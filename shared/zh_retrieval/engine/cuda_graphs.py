@@ -57,14 +57,14 @@ class QueryGraphs:
         self._recorded: dict[int, _Recorded] = {}
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor | None:
-        """Return (T, H), valid until the next call; None if the batch is no short query or graphs do not work here.
+        """Return (T, H), valid until the next call; None if the batch is no short text or graphs do not work here.
 
         Raises:
             RuntimeError: Memory ran out while recording, in torch's words; other queries run without graphs a while.
         """
         length = batch.layout.longest
         bucket = next((bucket for bucket in self._buckets if bucket >= length), None)
-        if len(batch.tokens) != 1 or bucket is None or not self._ready(bucket):
+        if len(batch.tokens) != 1 or batch.token_types is not None or bucket is None or not self._ready(bucket):
             return None
         recorded = self._recorded[bucket]
         recorded.input_ids[:, :length].copy_(batch.input_ids)

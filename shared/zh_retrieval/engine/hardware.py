@@ -7,19 +7,22 @@ runs on needs none of it.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 import sys
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from zh_retrieval.errors import ConfigError
+from zh_retrieval.checks import is_installed
+from zh_retrieval.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
 
     from zh_retrieval.options import LoadOptions
+
+logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 2_048
 """Token budget of a forward pass on a CPU: what its caches hold."""
@@ -35,12 +38,15 @@ def resolve_device(device: str) -> str:
 
     Raises:
         ConfigError: There is no such name, or the device is not present.
+        MissingExtraError: A GPU is asked for, and torch, which computes on it, is not installed.
     """
     if device == "auto":
         device = "cuda" if _has_cuda() else "cpu"
     found = _DEVICE.fullmatch(device)
     if found is None or (found["kind"] != "cuda" and int(found["index"] or 0) > 0):
         raise ConfigError(f"device={device!r} is unknown. Use 'auto', 'cpu', 'cuda', 'cuda:N' (N from 0) or 'mps'.")
+    if found["kind"] != "cpu":
+        check_torch(f"device={device!r} is computed by torch")
     if found["kind"] == "cuda":
         return _cuda_device(device, found["index"])
     if found["kind"] == "mps":
@@ -55,9 +61,31 @@ def _has_cuda() -> bool:
     """Return True if torch can compute on CUDA or ROCm; where no driver is installed, torch is not asked."""
     if "torch" not in sys.modules and not _has_gpu_driver():
         return False
+    if not has_torch():
+        _say_that_a_gpu_is_idle()
+        return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def has_torch() -> bool:
+    """Return True if torch and transformers, the extra `torch`, are installed."""
+    return is_installed("torch") and is_installed("transformers")
+
+
+def check_torch(what: str) -> None:
+    """Raise MissingExtraError, which says `what` needs torch, if it is not installed."""
+    if not has_torch():
+        raise MissingExtraError(f'{what}. Run: pip install "zh-retrieval[torch]"')
+
+
+@lru_cache(maxsize=1)
+def _say_that_a_gpu_is_idle() -> None:
+    logger.warning(
+        "This machine has a GPU driver, but torch, which computes on GPUs, is not installed: the CPU computes. "
+        'Run: pip install "zh-retrieval[torch]"; or say device="cpu".'
+    )
 
 
 @lru_cache(maxsize=1)
@@ -108,8 +136,8 @@ def computed_dtype(options: LoadOptions, device: str) -> str:
 @lru_cache(maxsize=1)
 def cpu_computes_bfloat16() -> bool:
     """Return True if the CPU multiplies bfloat16 matrices in hardware; OpenVINO says so, or torch where it is not."""
-    if find_spec("openvino") is not None:
-        from zh_retrieval.engine.openvino.engine import capabilities
+    if is_installed("openvino"):
+        from zh_retrieval.engine.openvino.inference import capabilities
 
         return "BF16" in capabilities()
     features = cpu_features()
@@ -117,17 +145,15 @@ def cpu_computes_bfloat16() -> bool:
 
 
 def cpu_features() -> dict[str, bool]:
-    """Return the CPU features that decide about dtype and int8, as torch probes them; False where it cannot tell."""
-    import torch
-
-    probes = {
-        "avx2": "_is_avx2_supported",
-        "avx512": "_is_avx512_supported",
-        "avx512_vnni": "_is_vnni_supported",
-        "avx512_bf16": "_is_avx512_bf16_supported",
-        "amx_bf16": "_is_amx_tile_supported",
-    }
-    return {name: bool(getattr(torch.cpu, probe, bool)()) for name, probe in probes.items()}
+    """Return the CPU features that decide about dtype and int8; False where nobody can tell (Linux says them)."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            line = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        line = ""
+    flags = set(line.partition(":")[2].split())
+    names = {"avx2": "avx2", "avx512": "avx512f", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16"}
+    return {name: flag in flags for name, flag in {**names, "amx_bf16": "amx_bf16"}.items()}
 
 
 def default_batch_tokens(device: torch.device, dtype: torch.dtype, sizes: Any) -> int:
@@ -149,8 +175,8 @@ def default_batch_tokens(device: torch.device, dtype: torch.dtype, sizes: Any) -
 def _token_bytes(sizes: Any, dtype: torch.dtype) -> int:
     """Return about what one token needs in one layer: rows as wide as hidden states, and as the feed-forward."""
     hidden: int = sizes.hidden_size
-    wide: int = getattr(sizes, "intermediate_size", None) or 4 * hidden
-    return dtype.itemsize * (8 * hidden + 3 * wide)
+    intermediate_size: int = getattr(sizes, "intermediate_size", None) or 4 * hidden
+    return dtype.itemsize * (8 * hidden + 3 * intermediate_size)
 
 
 def fitting_tokens(free_bytes: int, token_bytes: int) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from itertools import accumulate
 from typing import Literal, get_args
@@ -13,7 +14,7 @@ import numpy as np
 from zh_retrieval.sequence import Tokens, by_length
 
 Priority = Literal["interactive", "bulk"]
-"""Interactive: somebody waits for a few texts. Bulk: everything else."""
+"""Interactive: somebody waits, and it takes little time. Bulk: everything else."""
 
 
 class Job:
@@ -28,10 +29,12 @@ class Job:
         order: Indices of the sequences, longest first.
         taken: How many of `order` are part of a batch.
         done: How many sequences are computed; other threads may read it to show progress.
+        waited: Seconds until its first sequence was part of a batch; None: none was yet.
         future: The rows, or what went wrong.
     """
 
     __slots__ = (
+        "_came",
         "_rows",
         "_unsettled",
         "call",
@@ -44,6 +47,7 @@ class Job:
         "starts",
         "taken",
         "tokens",
+        "waited",
     )
 
     def __init__(
@@ -61,6 +65,8 @@ class Job:
         self.order = by_length(self.lengths) if len(tokens) > 1 else [0]
         self.taken = 0
         self.done = 0
+        self._came = time.monotonic()
+        self.waited: float | None = None
         self.future: Future[np.ndarray] = Future()
         self.starts = list(accumulate((item.rows for item in tokens), initial=0))
         self._rows: np.ndarray | None = None
@@ -73,6 +79,8 @@ class Job:
 
     def take(self, least: int, most: int) -> list[int]:
         """Return the next indices: as few as hold `least` tokens, as many as fit into `most`, one in any case."""
+        if self.waited is None:
+            self.waited = time.monotonic() - self._came
         low, used = self.taken, 0
         while self.taken < len(self.order) and used < least:
             length = self.lengths[self.order[self.taken]]
@@ -143,11 +151,6 @@ class Turns:
                 return True
             self._calls.popleft()
         return False
-
-    def jobs(self) -> Iterator[Job]:
-        """Yield everything that waits."""
-        for jobs in self._jobs.values():
-            yield from jobs
 
     def take(self, budget: int) -> list[Share]:
         """Return what the next batch computes: at most `budget` tokens, or one longer sequence.

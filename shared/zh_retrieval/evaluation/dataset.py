@@ -20,6 +20,8 @@ class Fault:
         total: Of how many.
         examples: A few of them: ids, or file and line.
         message: What it is, what it does to the numbers, and what to do.
+        message_zh: The same in Chinese.
+        loses: True if something that was given or asked could not be used: rows, judgements, questions, results.
     """
 
     kind: str
@@ -28,12 +30,15 @@ class Fault:
     total: int
     examples: tuple[str, ...]
     message: str
+    message_zh: str = ""
+    loses: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, for JSON."""
         return {
             "kind": self.kind, "where": self.where, "count": self.count, "total": self.total,
-            "examples": list(self.examples), "message": self.message,
+            "examples": list(self.examples), "message": self.message, "message_zh": self.message_zh,
+            "loses": self.loses,
         }  # fmt: skip
 
 
@@ -49,7 +54,7 @@ class Passage:
         return f"{self.title}\n{self.text}" if title and self.title else self.text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Dataset:
     """Questions, passages and judgements, in the order of the files.
 
@@ -71,6 +76,10 @@ class Dataset:
     split: str | None = None
     synthetic: bool = False
     faults: tuple[Fault, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return name and sizes: the texts would fill screens."""
+        return f"<Dataset {self.name!r}: {len(self.judged)} questions, {len(self.corpus)} passages>"
 
     @property
     def judged(self) -> tuple[str, ...]:

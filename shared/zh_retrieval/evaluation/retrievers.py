@@ -17,17 +17,19 @@ from typing import Any
 from zh_retrieval import checks
 from zh_retrieval.errors import ConfigError, InputError
 from zh_retrieval.evaluation.dataset import Dataset
-from zh_retrieval.evaluation.duplicates import normalized
 from zh_retrieval.evaluation.evaluate import evaluate_systems
-from zh_retrieval.evaluation.faults import fault
+from zh_retrieval.evaluation.faults.kinds import fault
+from zh_retrieval.evaluation.passages import Identify, Passages
 from zh_retrieval.evaluation.reading.read import read_dataset
-from zh_retrieval.evaluation.results import Costs, Evaluation, Ranking, Run
+from zh_retrieval.evaluation.results import Evaluation
+from zh_retrieval.evaluation.run import Costs, Ranking, Run
 from zh_retrieval.evaluation.systems.base import System, Task
 
-Identify = Callable[[Any], str | None]
-"""A document or node of the framework -> the id of its passage in the corpus; None if it is of none."""
+_DEEP = 10  # passages that the main measure looks at
+_LONGEST = 300  # characters of an error that is shown as an example
 _TIMED = 10  # queries that are asked one at a time first: how long one takes
-_FIELDS = ("id", "_id", "doc_id", "corpus_id", "passage_id", "source")
+_CONTEXT = ("context", "documents", "source_documents", "docs", "context_documents")
+"""Where chains that give a dict have their documents."""
 
 
 def evaluate(
@@ -39,15 +41,16 @@ def evaluate(
     To compare several chains, or a chain with models, give `Retrieved` objects to `evaluate_systems`.
 
     Args:
-        retriever: A LangChain retriever (or anything with `ainvoke` that gives documents), a LlamaIndex retriever or
-            query engine. How many passages it finds is its own setting.
+        retriever: A LangChain retriever (or anything with `ainvoke` that gives documents, or a dict with them, as
+            retrieval chains do), a LlamaIndex retriever or query engine. How many passages it finds is its own setting.
         data: A dataset, or the folder or file of one.
         name: What tables call it.
         concurrency: How many queries are asked at once, at most.
         timeout: Seconds after which a query has failed; None waits.
-        identify: Which passage a document is of. By default its id, its metadata "id", "doc_id", "source", ..., for a
-            node also the id of the document it is a chunk of, else its text, where that is a passage of the corpus.
-            Several chunks of one passage count as one, where the first is.
+        identify: Which passage a document is of. By default what names a passage that holds the document's text: its
+            metadata "doc_id", "id", "source", ..., the id of the document a node is a chunk of, its own id, or the text
+            itself; else the first of these that names a passage. So a store's row number that looks like an id does
+            not win. Several chunks of one passage count as one, where the first is.
         top_k: How many passages count at most.
         seed: Of all resampling.
 
@@ -76,6 +79,8 @@ def _dataset(data: Dataset | str | Path) -> Dataset:
 
 class Retrieved(System):
     """A retriever or query engine of a framework as a system."""
+
+    scored = 0
 
     def __init__(
         self, retriever: Any, *, name: str = "retriever", concurrency: int = 8, timeout: float | None = None,
@@ -135,57 +140,31 @@ class Retrieved(System):
     def _run(
         self, task: Task, answers: Mapping[str, Sequence[Any]], failures: Mapping[str, Exception], ms: float | None
     ) -> Run:
-        passages = _Passages(task.dataset, self._identify)
-        rankings, unknown = {}, []
+        passages = Passages(task.dataset, self._identify)
+        rankings, unknown, doubtful = {}, [], []
         for query in task.query_ids:
             ids = []
             for place, document in enumerate(answers.get(query, ()), 1):
-                found = passages.of(document)
+                found, sure = passages.of(document)
                 if found is None:
                     unknown.append(f"{query}: rank {place}")
+                elif not sure:
+                    doubtful.append(f"{query}: {found}")
                 ids.append(found or f"unknown result {place}")
             unique = list(dict.fromkeys(ids))[: task.top_k]
             rankings[query] = Ranking(tuple(unique), tuple(float(-place) for place in range(len(unique))))
-        failed = [f"{query}: {failures[query]!r}" for query in task.query_ids if query in failures]
+        failed = [f"{query}: {failures[query]!r}"[:_LONGEST] for query in task.query_ids if query in failures]
+        results = sum(map(len, answers.values()))
+        deepest = max(len(found.ids) for found in rankings.values())
+        wanted = min(task.top_k, _DEEP, len(task.dataset.corpus))
+        short = list(task.query_ids) if deepest < wanted else []
         faults = (
-            *fault("query-failed", "system", failed, len(task.query_ids),
-                   "queries failed: they count 0, and are not left out of any mean. Mend them and run again."),
-            *fault("unknown-result", "system", unknown, sum(map(len, answers.values())),
-                   "results are of no passage of the corpus, by id or by text: they count as wrong. Index the same "
-                   "corpus with its ids, or say with identify= which passage a result is of."),
-        )  # fmt: skip
+            *fault("query-failed", failed, len(task.query_ids)),
+            *fault("unknown-result", unknown, results),
+            *fault("doubtful-result", doubtful, results),
+            *fault("short-rankings", short, len(task.query_ids), most=deepest, wanted=wanted),
+        )
         return Run(rankings, Costs(ms_per_query=ms), faults)
-
-
-class _Passages:
-    """Which passage a document of a framework is of."""
-
-    def __init__(self, dataset: Dataset, identify: Identify | None) -> None:
-        self._corpus, self._identify = dataset.corpus, identify
-        self._by_text: dict[str, str] = {}
-        for name, passage in dataset.corpus.items():
-            for text in (passage.text, passage.joined()):
-                if key := normalized(text):
-                    self._by_text.setdefault(key, name)
-
-    def of(self, document: Any) -> str | None:
-        if self._identify is not None:
-            found = self._identify(document)
-            return found if found in self._corpus else None
-        node = getattr(document, "node", document)  # LlamaIndex wraps a node with its score
-        metadata = getattr(node, "metadata", None) or {}
-        named = (
-            getattr(node, "id", None), getattr(node, "node_id", None), getattr(node, "ref_doc_id", None),
-            *(metadata.get(field) for field in _FIELDS),
-        )  # fmt: skip
-        by_id = next((str(name) for name in named if name is not None and str(name) in self._corpus), None)
-        return by_id or self._by_text.get(normalized(_text(node)))
-
-
-def _text(node: Any) -> str:
-    content = getattr(node, "page_content", None)  # LangChain
-    content = getattr(node, "text", None) if content is None else content  # LlamaIndex
-    return content if isinstance(content, str) else ""
 
 
 def _asker(retriever: Any) -> Callable[[str], Any]:
@@ -204,9 +183,28 @@ def _asker(retriever: Any) -> Callable[[str], Any]:
         )
 
     async def documents(question: str) -> list[Any]:
-        found = await ask(question)
-        if not isinstance(found, (list, tuple)):
-            raise ConfigError(f"The chain gave {type(found).__name__}. Expected a list of documents or nodes.")
-        return list(found)
+        return _documents(await ask(question))
 
     return documents
+
+
+def _documents(found: Any) -> list[Any]:
+    """Return the documents that a chain gave, alone or in a dict beside its answer."""
+    if isinstance(found, Mapping):
+        lists = {key: value for key, value in found.items() if isinstance(value, (list, tuple))}
+        known = [key for key in _CONTEXT if key in lists] or [
+            key for key, value in lists.items() if value and all(_is_document(entry) for entry in value)
+        ]
+        if not known:
+            raise ConfigError(
+                f"The chain gave a dict of {', '.join(map(repr, list(found)[:8])) or 'nothing'}. Expected documents "
+                f"in one of {', '.join(_CONTEXT)}, or a list of documents or nodes."
+            )
+        found = lists[known[0]]
+    if not isinstance(found, (list, tuple)):
+        raise ConfigError(f"The chain gave {type(found).__name__}. Expected a list of documents or nodes.")
+    return list(found)
+
+
+def _is_document(entry: Any) -> bool:
+    return hasattr(entry, "page_content") or hasattr(entry, "node") or hasattr(entry, "text")

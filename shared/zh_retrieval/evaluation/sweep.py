@@ -1,4 +1,4 @@
-"""What users tune, from rankings that are there: how many passages, how deep to rerank, which scores to trust."""
+"""What users tune, from rankings that are there: how many passages, how deep to rerank, which scores and weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from statistics import median
 from typing import Any
 
 from zh_retrieval.evaluation.metrics import per_query
-from zh_retrieval.evaluation.results import Ranking, Run, SystemResult
+from zh_retrieval.evaluation.results import SystemResult
+from zh_retrieval.evaluation.run import Ranking, Run
 from zh_retrieval.evaluation.systems.base import System, Task
 from zh_retrieval.evaluation.systems.dense import Dense
+from zh_retrieval.evaluation.systems.hybrid import Hybrid
 from zh_retrieval.evaluation.systems.reranked import Reranked, reordered
+from zh_retrieval.evaluation.weights import sweep_weights
 
 TOP_KS = (1, 3, 5, 10, 20, 50, 100)
 DEPTHS = (5, 10, 20, 30, 50, 100, 200)
@@ -21,16 +24,26 @@ THRESHOLD_DEPTH = 10
 Rows = list[dict[str, Any]]
 
 
-def sweep(task: Task, systems: Sequence[System], results: Sequence[SystemResult], main: str) -> dict[str, Rows]:
-    """Return rows for each thing that is tuned: "top_k", "rerank_depth", "score_threshold", "chunk".
+def sweep(
+    task: Task, systems: Sequence[System], results: Sequence[SystemResult], main: str, seed: int
+) -> dict[str, Rows]:
+    """Return rows for each thing that is tuned: "top_k", "rerank_depth", "score_threshold", "chunk", and weights.
 
     All but chunks come from rankings that are there already; chunk sizes are tried where passages are long enough.
+    "extra_ms" is an estimate: what the whole depth took, in proportion. Scores that are made of ranks get no threshold.
     """
+    curves, chosen = sweep_weights(task, [system for system in systems if isinstance(system, Hybrid)], main, seed)
     return {
         "top_k": _top_ks(task, results),
         "rerank_depth": _depths(task, systems, main),
-        "score_threshold": [_threshold(task, result) for result in results if _has_scores(result)],
+        "score_threshold": [
+            _threshold(task, result, system.scored)
+            for system, result in zip(systems, results, strict=True)
+            if system.scored and _has_scores(result)
+        ],
         "chunk": _chunks(task, systems, main),
+        "weight": curves,
+        "weight_by_halves": chosen,
     }
 
 
@@ -64,14 +77,17 @@ def _depths(task: Task, systems: Sequence[System], main: str) -> Rows:
     return rows
 
 
-def _threshold(task: Task, result: SystemResult) -> dict[str, Any]:
-    """Return the score from which on the top passages are kept with the best F1, over all queries together."""
+def _threshold(task: Task, result: SystemResult, scored: int) -> dict[str, Any]:
+    """Return the score from which on the top passages are kept with the best F1, over all queries together.
+
+    Only the first `scored` passages of a ranking have scores of the system.
+    """
     import numpy as np
 
     pairs = [
         (score, task.dataset.qrels[query].get(name, 0) > 0)
         for query in task.query_ids
-        for name, score in list(result.rankings[query].by_id().items())[:THRESHOLD_DEPTH]
+        for name, score in list(result.rankings[query].by_id().items())[: min(THRESHOLD_DEPTH, scored)]
     ]
     scores = np.array([score for score, _ in pairs])
     by_score = np.argsort(-scores, kind="stable")

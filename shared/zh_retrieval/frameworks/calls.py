@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from zh_retrieval import checks
 from zh_retrieval.base import Encoder, Pair, Reranker, Span
@@ -80,13 +80,20 @@ class RerankerFields(LoadFields):
     """The settings of a reranking model, and its calls as frameworks want them: Python floats, normalized."""
 
     top_n: int | None = Field(default=None, gt=0, description="How many to keep; None keeps all.")
+    depth: int | None = Field(
+        default=None,
+        gt=0,
+        description="How many of the given documents are read, from the first on; the others follow those in their "
+        "order, without a new score. None reads all.",
+    )
     score_threshold: float | None = Field(
-        default=None, description="What has a lower score, after `normalize`, is dropped."
+        default=None,
+        description="What has a lower score, after `normalize`, is dropped, and so is what `depth` leaves unread.",
     )
     on_error: Literal["keep", "raise"] = Field(
         default="keep",
-        description='For a query that has no scores, empty or too long for query likelihood: "keep" the first `top_n` '
-        'in their order with a warning, or "raise" InputError.',
+        description='For a query that has no scores, as it is empty or leaves no room for a document: "keep" the first '
+        '`top_n` in their order, without a score and with a warning, or "raise" InputError.',
     )
 
     instruction: str | None = Field(
@@ -103,10 +110,10 @@ class RerankerFields(LoadFields):
         check_normalize(self._normalize(), self.spec)
         self.spec.format_query("", self.instruction)
 
-    @field_validator("top_n", mode="before")
+    @field_validator("top_n", "depth", mode="before")
     @classmethod
-    def _any_integer(cls, value: Any) -> Any:
-        return value if value is None or isinstance(value, str) else checks.whole_number("top_n", value)
+    def _any_integer(cls, value: Any, info: ValidationInfo) -> Any:
+        return value if value is None or isinstance(value, str) else checks.whole_number(str(info.field_name), value)
 
     def _scores(self, pairs: Sequence[Pair]) -> list[float]:
         reranker: Reranker = self._load()
@@ -125,20 +132,24 @@ class RerankerFields(LoadFields):
     def _ranked(self, query: str, documents: Sequence[str]) -> list[Kept]:
         """Return what to keep of the documents, best first, ties in their order."""
         try:
-            scores = self._scores([(query, document) for document in documents])
+            scores = self._scores([(query, document) for document in documents[: self.depth]])
         except UnscorableQueryError as error:
             return self._unranked(error, len(documents))
-        return self._best(scores)
+        return self._best(scores, len(documents))
 
     async def _aranked(self, query: str, documents: Sequence[str]) -> list[Kept]:
         try:
-            scores = await self._ascores([(query, document) for document in documents])
+            scores = await self._ascores([(query, document) for document in documents[: self.depth]])
         except UnscorableQueryError as error:
             return self._unranked(error, len(documents))
-        return self._best(scores)
+        return self._best(scores, len(documents))
 
-    def _best(self, scores: Sequence[float]) -> list[Kept]:
-        return [(entry.index, entry.score) for entry in select_ranked(scores, self.top_n, self.score_threshold)]
+    def _best(self, scores: Sequence[float], count: int) -> list[Kept]:
+        """Return what to keep of `count` documents, of which the first have scores."""
+        best = select_ranked(scores, self.top_n, self.score_threshold)
+        unread = range(len(scores), count) if self.score_threshold is None else ()
+        kept: list[Kept] = [(entry.index, entry.score) for entry in best]
+        return [*kept, *((index, None) for index in unread)][: self.top_n]
 
     def _unranked(self, error: UnscorableQueryError, count: int) -> list[Kept]:
         if self.on_error == "raise":

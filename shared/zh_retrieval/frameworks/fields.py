@@ -9,22 +9,38 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from typing_extensions import Self
 
 from zh_retrieval import checks
 from zh_retrieval.base import Model
+from zh_retrieval.errors import ZhRetrievalError
 from zh_retrieval.frameworks.lazy import Lazy
-from zh_retrieval.options import OPTIONS, DialectName, Dtype, LoadKwargs, LoadOptions, Overflow, Quantization, WhenFull
+from zh_retrieval.frameworks.refusals import refusal
+from zh_retrieval.options import (
+    OPTIONS,
+    DialectName,
+    Dtype,
+    LoadKwargs,
+    LoadOptions,
+    Overflow,
+    Quantization,
+    ScoreScale,
+    WhenFull,
+)
 from zh_retrieval.recipes.registry import adopt, check_task, get_spec, registered
 from zh_retrieval.recipes.rules import check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
+WEIGHTS = "weights"  # in a dictionary of settings: the hash of a folder's weights
+_PLACE = ("local_files_only", "base_url", "dialect", "served_model_name", "score_scale", "timeout")
+"""Options that change no result, and are in dumps all the same: what was remote, or offline, comes back as that."""
+
 
 def _option(name: str, *, repr: bool = True) -> Any:
-    """Return the field of an option; what changes no result is left out of dumps, so that caches keyed by one hold."""
+    """Return the field of an option; device and the like are left out of dumps, so that caches keyed by one hold."""
     option = OPTIONS[name]
-    exclude = None if option.changes_results else True
+    exclude = None if option.changes_results or name in _PLACE else True
     return Field(default=option.default, exclude=exclude, repr=repr, description=option.help)
 
 
@@ -36,7 +52,10 @@ class LoadFields(BaseModel):
     have one hash, so that equal ones have equal hashes and a changed one is still found.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True, validate_assignment=True)
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), populate_by_name=True, validate_assignment=True,
+        hide_input_in_errors=True,  # a key is one of the inputs
+    )  # fmt: skip
 
     model_name: str = Field(alias="model", description="Name, alias or hub id of the model.")
     path: str | Path | None = _option("path")
@@ -60,6 +79,8 @@ class LoadFields(BaseModel):
     base_url: str | None = _option("base_url")
     api_key: str | None = _option("api_key", repr=False)
     dialect: DialectName = _option("dialect")
+    served_model_name: str | None = _option("served_model_name")
+    score_scale: ScoreScale = _option("score_scale")
     timeout: float = _option("timeout")
     show_progress: bool = Field(default=False, exclude=True, description="Show a bar for downloads and long calls.")
 
@@ -72,12 +93,20 @@ class LoadFields(BaseModel):
         Raises:
             UnknownModelError: No such model.
             WrongTaskError: The model does the other task.
-            ConfigError: An option does not fit the model.
-            pydantic.ValidationError: An argument is unknown or has the wrong type.
+            ConfigError: An argument is unknown or has the wrong type, or an option does not fit the model.
         """
+        name = getattr(self, "class_name", None)
+        if name is not None and fields.get("class_name") == name():
+            del fields["class_name"]  # LlamaIndex writes it into every dump
         if fields.get("api_key") is not None:  # checked here: pydantic's message would hold it
             fields["api_key"] = checks.secret("api_key", fields["api_key"])
-        super().__init__(**({"model": model} if model is not None else {}), **fields)
+        refused = None
+        try:
+            super().__init__(**({"model": model} if model is not None else {}), **fields)
+        except ValidationError as error:
+            refused = refusal(type(self).__name__, error, self._arguments())
+        if refused is not None:  # raised here: it must not have pydantic's error, with all that was given, behind it
+            raise refused
         self.check_settings()
 
     @field_validator(*OPTIONS, mode="before")
@@ -96,12 +125,22 @@ class LoadFields(BaseModel):
         if name == "api_key" and value is not None:
             value = checks.secret(name, value)
         trial = self.model_copy()
-        super(LoadFields, trial).__setattr__(name, value)
+        refused = None
+        try:
+            super(LoadFields, trial).__setattr__(name, value)
+        except ValidationError as error:
+            refused = refusal(type(self).__name__, error, self._arguments())
+        if refused is not None:
+            raise refused
         trial.check_settings()
         before = getattr(self, name)
         super().__setattr__(name, value)
         if (name in OPTIONS or name == "model_name") and getattr(self, name) != before:
             self._lazy.drop()
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
+        return ["model", *cls.model_fields]
 
     def __hash__(self) -> int:
         return hash(type(self))
@@ -156,10 +195,24 @@ class LoadFields(BaseModel):
         check_dimensions(self.spec, self.dimensions, None)
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that changes a result of this model, as `zh_retrieval.frameworks.identity.identity`."""
+        """Return everything that changes a result of this model, as `zh_retrieval.frameworks.identity.identity`.
+
+        Weights that are loaded are the ones that count, though others may have taken their place.
+        """
         from zh_retrieval.frameworks.identity import identity
 
-        return identity(self.spec, LoadOptions.given(**self.load_options()))
+        return identity(self.spec, LoadOptions.given(**self.load_options()), self._lazy.loaded())
+
+    def weights(self) -> dict[str, Any]:
+        """Return {"weights": hash} of a folder of the user's that is here, {} for a hub's model: it has a revision."""
+        from zh_retrieval.frameworks.identity import weights_here
+
+        if self.path is None or self.base_url is not None:
+            return {}
+        try:
+            return {WEIGHTS: weights_here(self.spec, LoadOptions.given(**self.load_options()), self._lazy.loaded())}
+        except (ZhRetrievalError, OSError):  # no folder, or a broken one: whoever loads it says so
+            return {}
 
     def warmup(self) -> None:
         """Load the weights and compute once, so that the first user does not wait for either."""
@@ -186,9 +239,20 @@ class LoadFields(BaseModel):
         return load(self.model_name, **self.load_options(), show_progress=self.show_progress)
 
 
+class Settings(dict[str, Any]):
+    """A dump of settings, written out without what only says how to load: LlamaIndex keys its caches by the text."""
+
+    def __repr__(self) -> str:
+        return repr({name: value for name, value in self.items() if name not in ("local_files_only", "timeout")})
+
+    __str__ = __repr__
+
+
 def without_defaults(stored: dict[str, Any]) -> dict[str, Any]:
     """Return what a dump says beyond the options' defaults: it cannot tell whether these were asked for.
 
-    So the environment of the machine that reads a dump speaks where the one that wrote it left the default.
+    So the environment of the machine that reads a dump speaks where the one that wrote it left the default. Nor the
+    hash of the weights that there were: those of this machine count.
     """
-    return {name: value for name, value in stored.items() if name not in OPTIONS or value != OPTIONS[name].default}
+    said = {name: value for name, value in stored.items() if name != WEIGHTS}
+    return {name: value for name, value in said.items() if name not in OPTIONS or value != OPTIONS[name].default}

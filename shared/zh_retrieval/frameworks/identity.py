@@ -5,34 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from zh_retrieval.hub.cache import locate
-from zh_retrieval.hub.snapshot import snapshot_revision
+from zh_retrieval.base import Model
 from zh_retrieval.options import OPTIONS, LoadOptions
-from zh_retrieval.recipes.fingerprint import recipe_fields
+from zh_retrieval.recipes.fingerprint import RECIPE_VERSION, recipe_fields
 from zh_retrieval.recipes.spec import ModelSpec
 
-RECIPE_VERSION = 1
-"""Raised when equal recipes, options and weights come to give other results than before."""
 
-
-def identity(spec: ModelSpec, options: LoadOptions) -> dict[str, Any]:
+def identity(spec: ModelSpec, options: LoadOptions, model: Model | None = None) -> dict[str, Any]:
     """Return everything that changes a result, by name, with what "auto" means on this machine; loads no weights.
 
-    `weights` tells weights apart: the revision of the snapshot here, None where there is none or it does not say; for
-    `path=` each file with its size and its time, so that a model that is trained again in its folder is another one.
+    `weights` is a hash of the content of every file that the model reads, and of no other: copies are equal wherever
+    they lie. It is None, and the names of folder and revision count, where nothing is on this machine yet.
+
+    Args:
+        spec: The recipe.
+        options: How it is loaded.
+        model: What was loaded by them, if anything: what it was loaded from counts, whatever lies there now.
+
+    Raises:
+        CheckpointError: What was loaded was written to since then, so that nobody can say what it was.
     """
     if options.base_url is not None:
         return _remote(spec, options)
     from zh_retrieval.engine.hardware import computed_dtype, resolve_device
 
-    chosen = {name: getattr(options, name) for name, option in OPTIONS.items() if option.changes_results}
+    weights = weights_here(spec, options, model)
+    counted = {name for name, option in OPTIONS.items() if option.changes_results}
+    if weights is not None:
+        counted -= {"path", "revision"}
+    chosen = {name: getattr(options, name) for name in counted}
     chosen |= {"dtype": computed_dtype(options, resolve_device(options.device))}
-    recipe = {"recipe": recipe_fields(spec), "recipe_version": RECIPE_VERSION}
-    return chosen | recipe | {"weights": _weights(spec, options)}
+    return chosen | {"recipe": recipe_fields(spec), "recipe_version": RECIPE_VERSION, "weights": weights}
 
 
 def _remote(spec: ModelSpec, options: LoadOptions) -> dict[str, Any]:
@@ -51,17 +56,15 @@ def cache_key(what: str, values: dict[str, Any]) -> str:
     return f"{re.sub('[^A-Za-z0-9.]+', '-', what)[:48]}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
-def _weights(spec: ModelSpec, options: LoadOptions) -> Any:
-    if options.path is not None:
-        return list(_files(Path(options.path).expanduser()))
-    folder = locate(spec, revision=options.revision, cache_dir=options.cache_dir).path
-    if folder is None:
-        return None
-    return snapshot_revision(folder)
+def weights_here(spec: ModelSpec, options: LoadOptions, model: Model | None) -> str | None:
+    """Return a hash of the content of what the model reads; None where nothing is on this machine."""
+    from zh_retrieval.local.session import Session
 
+    if isinstance(model, Session):
+        return model.weights_digest()
+    from zh_retrieval.checkpoint.fingerprint import ModelFiles
+    from zh_retrieval.local.source import source_here
 
-def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    for file in sorted([*folder.glob("*"), *folder.glob("*/*")]):
-        if file.is_file():
-            status = file.stat()
-            yield file.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns
+    source = source_here(spec, options)
+    files = None if source is None else ModelFiles(source.folder, source.weights, source.adapter)
+    return files.digest() if files is not None and files.state else None

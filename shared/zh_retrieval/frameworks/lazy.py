@@ -46,6 +46,11 @@ class Lazy(Generic[ModelT]):
         held = self._obtain(load)
         return await asyncio.wrap_future(held.future) if isinstance(held, _Load) else held
 
+    def loaded(self) -> ModelT | None:
+        """Return the model if it is there; loads nothing and waits for nothing."""
+        held = self._held
+        return None if held is None or isinstance(held, _Load) or held.closed else held
+
     def drop(self) -> None:
         """Forget the model, or the load under way: the calls that have it free it, and the next `get` loads anew."""
         with _LOCK:

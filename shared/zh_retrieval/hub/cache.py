@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -105,12 +105,14 @@ def builtin_folder(source: Source) -> Path:
     return Path(__file__).parents[1] / "builtin" / source.id
 
 
-def locate(spec: ModelSpec, *, revision: str | None = None, cache_dir: str | Path | None = None) -> SnapshotState:
+def locate(
+    spec: ModelSpec, *, revision: str | None = None, cache_dir: str | Path | None = None, also: Sequence[str] = ()
+) -> SnapshotState:
     """Return the best snapshot of a model on this machine; asks no network and hashes nothing.
 
     A folder with our manifest counts as present if every file has its size; a folder of another program's cache if
     every needed file is there. Without `revision` any revision does: that of the recipe or the default branch first,
-    then the one that Hugging Face's cache calls main, then the newest.
+    then the one that Hugging Face's cache calls main, then the newest. `also` are files that it must have, too.
     """
     partial = SnapshotState("absent")
     for source in spec.sources:
@@ -118,7 +120,7 @@ def locate(spec: ModelSpec, *, revision: str | None = None, cache_dir: str | Pat
             folder = builtin_folder(source)
             return SnapshotState("present", folder, size_on_disk(folder), source=source, why="built in")
         for candidate in candidates(source, revision, cache_dir):
-            state = _state(candidate, source)
+            state = _state(candidate, source, also)
             if state.status == "present":
                 return state
             if partial.status == "absent" and state.status == "partial":
@@ -126,16 +128,16 @@ def locate(spec: ModelSpec, *, revision: str | None = None, cache_dir: str | Pat
     return partial
 
 
-def _state(candidate: Candidate, source: Source) -> SnapshotState:
+def _state(candidate: Candidate, source: Source, also: Sequence[str]) -> SnapshotState:
     folder = candidate.folder
     if not folder.is_dir():
         return SnapshotState("absent")
     if (manifest := read_manifest(folder)) is not None:
-        missing = manifest.wrong_sizes(folder) or missing_files(folder)
+        missing = manifest.wrong_sizes(folder) or missing_files(folder, also)
     elif (plan := read_manifest(folder, PLAN)) is not None:
         missing = plan.wrong_sizes(folder) or (MANIFEST,)
     else:
-        missing = missing_files(folder)
+        missing = missing_files(folder, also)
     status: Status = "partial" if missing else "present"
     return SnapshotState(status, folder, size_on_disk(folder), missing, source, candidate.why)
 

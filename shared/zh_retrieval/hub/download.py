@@ -7,7 +7,7 @@ whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,10 +16,12 @@ from zh_retrieval.hub import huggingface, modelscope
 from zh_retrieval.hub.cache import SnapshotState, builtin_folder, candidates, locate, target
 from zh_retrieval.hub.lock import exclusive
 from zh_retrieval.hub.proxy import proxy_problem
+from zh_retrieval.hub.reach import no_way
 from zh_retrieval.hub.retry import AbsentError, RetryPolicy
 from zh_retrieval.hub.snapshot import PLAN, Listing, Manifest, RemoteFile, is_safe, select, sha256, this_process
 from zh_retrieval.options import offline, offline_switch
 from zh_retrieval.progress import Bar
+from zh_retrieval.recipes.catalogue import BUILTIN
 from zh_retrieval.recipes.spec import ModelSpec, Source
 
 _LOGGER = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ def fetch(
     cache_dir: str | Path | None = None,
     local_files_only: bool | None = None,
     show_progress: bool = False,
+    also: Sequence[str] = (),
     policy: RetryPolicy = _PATIENT,
 ) -> Path:
     """Return the folder of a complete snapshot, downloading it if it is not on this machine.
@@ -63,7 +66,7 @@ def fetch(
         raise ConfigError(f"The entry of {spec.name} names no hub: give path= with the folder of its weights.")
     if spec.sources[0].hub == "builtin":
         return builtin_folder(spec.sources[0])
-    state = locate(spec, revision=revision, cache_dir=cache_dir)
+    state = locate(spec, revision=revision, cache_dir=cache_dir, also=also)
     if state.status == "present" and state.path is not None:
         return _chosen(spec, state)
     if offline() if local_files_only is None else local_files_only:
@@ -71,7 +74,7 @@ def fetch(
     absent = []
     for source in spec.sources:
         try:
-            return _download(spec, source, revision, cache_dir, show_progress, policy)
+            return _download(spec, source, revision, cache_dir, show_progress, policy, also)
         except AbsentError as error:
             absent.append(f"{source.hub} {source.id}: {error}")
         except DownloadError as error:
@@ -119,20 +122,23 @@ def unusable_proxy(hub: Literal["modelscope", "huggingface"]) -> str | None:
 
 def _download(
     spec: ModelSpec, source: Source, revision: str | None, cache_dir: str | Path | None, show_progress: bool,
-    policy: RetryPolicy,
+    policy: RetryPolicy, also: Sequence[str],
 ) -> Path:  # fmt: skip
     folder = target(source, revision, cache_dir)
     what = f"{spec.name} from {source.hub} {source.id}"
     problem = proxy_problem(source.hub, _CLIENTS[source.hub].endpoint())
     if problem is not None:
         raise DownloadError(f"{what} could not be fetched: {problem}")
+    nowhere = no_way(_CLIENTS[source.hub].endpoint())
+    if nowhere is not None:
+        raise DownloadError(f"{what} could not be fetched: {nowhere}. {_without_network(spec, source)}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(folder, spec.name, show_progress):
-            state = locate(spec, revision=revision, cache_dir=cache_dir)
+            state = locate(spec, revision=revision, cache_dir=cache_dir, also=also)
             if state.status == "present":  # another process was quicker
                 return _chosen(spec, state)
-            _fill(spec, source, revision or source.revision, folder, what, show_progress, policy)
+            _fill(spec, source, revision or source.revision, folder, what, show_progress, policy, also)
     except DownloadError:
         raise
     except OSError as error:
@@ -143,13 +149,26 @@ def _download(
     return folder
 
 
+def _without_network(spec: ModelSpec, source: Source) -> str:
+    """Return every way to a model that needs no connection to its hub."""
+    ways = [
+        f"run `zh-retrieval download {spec.name}` elsewhere, copy the folder that it prints and give it as path=",
+        "behind a proxy set HTTPS_PROXY",
+        f"a mirror is named by {'MODELSCOPE_ENDPOINT' if source.hub == 'modelscope' else 'HF_ENDPOINT'}",
+    ]
+    others = [other for other in spec.sources if other.hub == "huggingface" and other.hub != source.hub]
+    ways += [f"`hf download {other.id}` fetches it from Hugging Face, whose cache is read too" for other in others]
+    last = f"Meanwhile {BUILTIN[0].name} is built in" if spec.task == "embedding" else "Then try again: it resumes"
+    return f"What helps: {'; '.join(ways)}. {last}."
+
+
 def _fill(
     spec: ModelSpec, source: Source, wanted: str | None, folder: Path, what: str, show_progress: bool,
-    policy: RetryPolicy,
+    policy: RetryPolicy, also: Sequence[str],
 ) -> None:  # fmt: skip
     client = _CLIENTS[source.hub]
     listing = client.list_files(what, source.id, wanted, policy)
-    files = _choose(spec, source, listing.files)
+    files = _choose(spec, source, listing.files, also)
     folder.mkdir(exist_ok=True)
     plan = Manifest(source.hub, source.id, wanted, tuple(files), listing.commit, this_process())
     plan.write(folder, PLAN)
@@ -162,7 +181,7 @@ def _fill(
     (folder / PLAN).unlink(missing_ok=True)
 
 
-def _choose(spec: ModelSpec, source: Source, files: list[RemoteFile]) -> list[RemoteFile]:
+def _choose(spec: ModelSpec, source: Source, files: list[RemoteFile], also: Sequence[str]) -> list[RemoteFile]:
     unsafe = [file.path for file in files if not is_safe(file.path)]
     if unsafe:
         raise DownloadError(
@@ -174,6 +193,12 @@ def _choose(spec: ModelSpec, source: Source, files: list[RemoteFile]) -> list[Re
         raise DownloadError(
             f"{source.hub} lists {len(files)} files in {source.id} ({spec.name}), but not a config, a vocabulary and "
             "weights. Choose another revision, or give path=."
+        )
+    lacking = [name for name in also if name not in {file.path for file in chosen}]
+    if lacking:
+        raise DownloadError(
+            f"{source.hub} lists no {', '.join(lacking)} in {source.id}, which {spec.name} needs for what was asked. "
+            "Choose another revision, or give path=."
         )
     return chosen
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+from zh_retrieval.checks import is_installed
 
 _NEEDS = {  # hub -> module of the SOCKS support that its client uses, how to install it, schemes that it takes
     "modelscope": ("socks", "pip install PySocks", ("socks4", "socks4a", "socks5", "socks5h")),
@@ -24,7 +25,7 @@ def proxy_problem(hub: str, endpoint: str) -> str | None:
         return None
     module, install, schemes = _NEEDS[hub]
     remedies = []
-    if find_spec(module) is None:
+    if not is_installed(module):
         remedies.append(f"install {'PySocks' if module == 'socks' else module} (run: {install})")
     if scheme not in schemes:
         remedies.append(f"write socks5h:// instead of {scheme}://")

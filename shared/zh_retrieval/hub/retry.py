@@ -18,6 +18,7 @@ from zh_retrieval.errors import DownloadError
 ResultT = TypeVar("ResultT")
 
 _FORBIDDEN = {401, 403}
+_SHOWN = 200  # characters of a client's message
 _PASSING = {408, 416, 425, 429}  # and every status from 500; after 416 a file begins anew
 _DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
@@ -189,5 +190,10 @@ def _short(causes: list[BaseException]) -> str:
     """Return the files that failed and the deepest cause in one line, without the queries of signed addresses."""
     files = _files(causes)
     text = str(causes[-1]).strip() or "no detail"
-    cause = f"{type(causes[-1]).__name__}: {re.sub(r'[?][^ ]+', '', text.splitlines()[0])[:200]}"
+    cause = f"{type(causes[-1]).__name__}: {_line(re.sub(r'[?][^ ]+', '', text.splitlines()[0]))}"
     return f"{', '.join(files)}: {cause}" if files else cause
+
+
+def _line(text: str) -> str:
+    """Return a text of at most 200 characters, cut between words."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN].rpartition(' ')[0] or text[:_SHOWN]} …"

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,11 +17,16 @@ MANIFEST = ".zh_retrieval.json"
 PLAN = ".zh_retrieval.incomplete.json"
 """The files that an unfinished download is to have; removed when it is whole."""
 
+SPARSE_HEAD = "sparse_linear.pt"
+"""What gives a token its weight, beside a model that has a sparse side."""
 _SMALL = (
+    SPARSE_HEAD,
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "qwen.tiktoken", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
 )  # fmt: skip
+_DENSE = re.compile(r"(\d+_Dense)/(config\.json|model\.safetensors|pytorch_model\.bin)")
+"""A dense layer after pooling: a folder of its own."""
 _VOCABULARY = (
     "tokenizer.json",
     "vocab.txt",
@@ -60,12 +65,22 @@ def is_safe(path: str) -> bool:
 
 
 def select(files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """Return what a model needs: config, vocabulary and one weights format; [] if any of the three is not listed."""
+    """Return what a model needs: config, vocabulary and one weights format; [] if any of the three is not listed.
+
+    And with them the files of a dense layer after pooling.
+    """
     by_path = {file.path: file for file in files}
-    small = [file for path, file in by_path.items() if path in _SMALL]
+    small = [file for path, file in by_path.items() if path in _SMALL or _of_dense(path, by_path)]
     weights = _weights(by_path)
     usable = "config.json" in by_path and any(path in by_path for path in _VOCABULARY)
     return [*small, *weights] if usable and weights else []
+
+
+def _of_dense(path: str, by_path: dict[str, RemoteFile]) -> bool:
+    match = _DENSE.fullmatch(path)
+    if match is None:
+        return False
+    return match[2] != "pytorch_model.bin" or f"{match[1]}/model.safetensors" not in by_path
 
 
 def _weights(by_path: dict[str, RemoteFile]) -> list[RemoteFile]:
@@ -78,12 +93,16 @@ def _weights(by_path: dict[str, RemoteFile]) -> list[RemoteFile]:
     return []
 
 
-def missing_files(folder: Path) -> tuple[str, ...]:
-    """Return what a folder lacks to be loaded; () if it is complete as far as names and the shard index tell."""
+def missing_files(folder: Path, also: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what a folder lacks to be loaded; () if it is complete as far as names and the shard index tell.
+
+    `also` are files that are not always needed.
+    """
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in _VOCABULARY):
         lacking.append("tokenizer.json (or another vocabulary)")
-    return (*lacking, *_missing_weights(folder))
+    others = (name for name in also if not (folder / name).is_file())
+    return (*lacking, *_missing_weights(folder), *others)
 
 
 def weights_of(folder: Path) -> tuple[str | None, list[str] | None]:
@@ -170,21 +189,6 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest | None:
 def this_process() -> str:
     """Return what names this process to a person on another machine with the same disk."""
     return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-def snapshot_revision(folder: Path) -> str | None:
-    """Return what tells this snapshot from the same model's snapshot of another day; None if nothing here says it.
-
-    It is the commit, where that is known (Hugging Face); else a digest of the manifest, which changes with every
-    file; else the name that another program's cache gives the snapshot. Hashes no weights: one small file is read.
-    """
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        if manifest.commit:
-            return manifest.commit
-        listed = sorted((file.path, file.size, file.sha256) for file in manifest.files)
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:40]
-    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _size(file: Path) -> int | None:

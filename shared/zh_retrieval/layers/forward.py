@@ -14,7 +14,8 @@ from zh_retrieval.layers.packing import PackedBatch
 
 def packed_hidden(body: Any, batch: PackedBatch) -> torch.Tensor:
     """Return the last hidden states, (T, H), of a body that uses packed attention."""
-    output = body(input_ids=batch.input_ids, position_ids=batch.position_ids, packed=batch.layout)
+    types = {} if batch.token_types is None else {"token_type_ids": batch.token_types}
+    output = body(input_ids=batch.input_ids, position_ids=batch.position_ids, packed=batch.layout, **types)
     hidden: torch.Tensor = output[0][0]
     return hidden
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 
-_SAYS = (
-    "out of memory",  # CUDA, HIP, MPS and XPU, in torch's allocators and in the drivers' own words
-    "can't allocate memory",  # torch's CPU allocator
-    "cannot allocate memory",  # the system's ENOMEM
-    "not enough memory",  # torch's CPU allocator on Windows
-    "bad_alloc",
-    "alloc_failed",  # cuBLAS and cuDNN
+_SAYS = re.compile(
+    "|".join(
+        (
+            r"out.?of.?(\w+.)?memory",  # CUDA, HIP, MPS and XPU, in torch's allocators and by the names of their errors
+            r"(can't|cannot|can ?not|could not|couldn't|failed to|unable to) (re)?alloc",  # torch, OpenVINO, the system
+            r"(not enough|insufficient|no more) (\w+ )?memory",  # torch's CPU allocator on Windows
+            r"memory ?allocation|allocation (error|fail)|failed allocation",  # CUDA's and HIP's names
+            r"bad_?(array_)?(new_length|alloc)",
+            r"alloc_?failed",  # cuBLAS and cuDNN
+            r"broken promise",  # OpenVINO: another thread that was to prepare a part had no memory
+        )
+    )
 )
 _ONEDNN = ("could not create a primitive", "could not create a memory object", "could not execute a primitive")
 
@@ -24,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
         return True
     said = str(error).lower()
-    return isinstance(error, RuntimeError) and (said.strip() in _ONEDNN or any(words in said for words in _SAYS))
+    return isinstance(error, RuntimeError) and (said.strip() in _ONEDNN or _SAYS.search(said) is not None)
 
 
 def release_frames(error: BaseException) -> None:

@@ -56,12 +56,16 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """One forward pass: `input_ids` and `position_ids` are int64 (1, T); positions restart at 0 in every sequence."""
+    """One forward pass: `input_ids` and `position_ids` are int64 (1, T); positions restart at 0 in every sequence.
+
+    `token_types`, int64 (1, T), is None where all are 0.
+    """
 
     tokens: tuple[Tokens, ...]
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     layout: Layout
+    token_types: torch.Tensor | None = None
 
 
 def group(lengths: Sequence[int]) -> tuple[Run, ...]:
@@ -88,9 +92,14 @@ def pack(tokens: Sequence[Tokens], device: torch.device, position_offset: int = 
     positions = torch.cat([torch.arange(length, dtype=torch.int64, device="cpu") for length in lengths])
     cu_seqlens = torch.tensor([*starts, total], dtype=torch.int32, device="cpu")
     layout = Layout(tuple(lengths), tuple(starts), group(lengths), to_device(cu_seqlens, device), max(lengths))
+    types = None
+    if any(item.second is not None for item in tokens):
+        seconds = torch.tensor([len(item.ids) if item.second is None else item.second for item in tokens])
+        first = positions < seconds.repeat_interleave(torch.tensor(lengths))
+        types = to_device((~first).to(torch.int64), device).unsqueeze(0)
     positions += position_offset
     return PackedBatch(
-        tuple(tokens), to_device(ids, device).unsqueeze(0), to_device(positions, device).unsqueeze(0), layout
+        tuple(tokens), to_device(ids, device).unsqueeze(0), to_device(positions, device).unsqueeze(0), layout, types
     )
 
 

@@ -14,16 +14,18 @@ from torch import nn
 
 from zh_retrieval.layers.packing import PackedBatch, to_device
 from zh_retrieval.recipes.spec import Pooling
+from zh_retrieval.sequence import row_places
 
 Readout = Callable[[torch.Tensor, PackedBatch], torch.Tensor]
 
 _HEAD_ROWS = 256  # rows of logits at a time: 156 MB in float32 for 151936 words
 
 
-def pooled(pooling: Pooling, dimensions: int | None = None) -> Readout:
+def pooled(pooling: Pooling, dimensions: int | None = None, dense: nn.Module | None = None) -> Readout:
     """Return the readout of an embedder: one L2-normalised vector for each sequence, or for each of its spans.
 
-    `dimensions` keeps so many of the first numbers and normalises those (Matryoshka); None keeps all.
+    `dense` makes float32 (R, O) of the float32 (R, H) that is pooled. `dimensions` keeps so many of the first numbers
+    and normalises those (Matryoshka); None keeps all.
     """
 
     def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -36,7 +38,37 @@ def pooled(pooling: Pooling, dimensions: int | None = None) -> Readout:
             rows = hidden[_index(ends, hidden)].float()
         else:
             rows = _means(hidden, batch)
-        return F.normalize(rows[:, :dimensions], dim=-1)
+        if dense is not None:
+            rows = dense.to(rows.device)(rows)
+        vectors: torch.Tensor = F.normalize(rows[:, :dimensions], dim=-1)
+        return vectors
+
+    return read
+
+
+def with_token_weights(vectors: Readout, weight: torch.Tensor, bias: float) -> Readout:
+    """Return the readout of an embedder that also gives each token's weight to the sequences that ask for it.
+
+    The weight is relu(weight · state + bias), in float32 whatever the body computes in; `weight` is float32 (H,).
+    """
+
+    def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        dense = vectors(hidden, batch)
+        if not any(item.weight_rows for item in batch.tokens):
+            return dense
+        places, weights = row_places(batch.tokens, dense.shape[1])
+        count = sum(item.rows for item in batch.tokens)
+        rows = dense.new_zeros((count, dense.shape[1]))
+        rows[_index(places, hidden)] = dense
+        asking = [
+            start + token
+            for start, part in zip(batch.layout.starts, weights, strict=True)
+            for token in range(len(part))
+        ]
+        states = hidden[_index(asking, hidden)].float()
+        numbers = torch.relu(states @ weight.to(hidden.device) + bias)
+        rows.view(-1)[_index([place for part in weights for place in part], hidden)] = numbers
+        return rows
 
     return read
 
@@ -44,13 +76,14 @@ def pooled(pooling: Pooling, dimensions: int | None = None) -> Readout:
 def classified(head: nn.Module) -> Readout:
     """Return the readout of a cross-encoder: the raw logit that `head` gives for the first row, (R, 1).
 
-    `head` is transformers' classification head, which takes (R, 1, H) and reads the first token.
+    Of two labels (not relevant, relevant) it is the second's logit minus the first's, whose sigmoid is the softmax'
+    second number. `head` is transformers' classification head, which takes (R, 1, H) and reads the first token.
     """
 
     def read(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         rows = hidden[_index(batch.layout.starts, hidden)]
-        logits: torch.Tensor = head(rows.unsqueeze(1))
-        return logits.float()
+        logits: torch.Tensor = head(rows.unsqueeze(1)).float()  # (R, 1) or (R, 2)
+        return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
 
     return read
 

@@ -9,11 +9,15 @@ import numpy as np
 
 from zh_retrieval.base import Encoder
 from zh_retrieval.errors import ConfigError
-from zh_retrieval.local.call import Call, Truncation, distinct, snapshot, tokenizers
+from zh_retrieval.local.call import Call, Size
+from zh_retrieval.local.inputs import Truncation, distinct, frozen
 from zh_retrieval.local.late_chunking import Chunking
 from zh_retrieval.local.session import Session, check_instruction
+from zh_retrieval.local.threads import tokenizers
 from zh_retrieval.options import Overflow
+from zh_retrieval.recipes.rules import ARCHITECTURES
 from zh_retrieval.sequence import Tokens
+from zh_retrieval.tokenization.beginnings import reach
 from zh_retrieval.tokenization.late_chunks import Span
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
 from zh_retrieval.tokenization.unknown import UnknownTexts
@@ -30,12 +34,12 @@ class LocalEncoder(Session, Encoder):
     def encode_queries(
         self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
     ) -> np.ndarray:
-        call = self._queries(snapshot(texts), instruction)
+        call = self._queries(frozen(texts), instruction)
         self._run(call, show_progress)
         return call.vectors()
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
-        call = self._documents(snapshot(texts))
+        call = self._documents(frozen(texts))
         self._run(call, show_progress)
         return call.vectors()
 
@@ -52,13 +56,14 @@ class LocalEncoder(Session, Encoder):
         return call.vectors()
 
     def encode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
-        call = self._chunks(document, snapshot(spans))
+        call = self._chunks(document, frozen(spans))
         self._run(call, show_progress=False)
         return call.vectors()
 
     async def aencode_chunks(self, document: str, spans: Sequence[Span]) -> np.ndarray:
-        spans = snapshot(spans)
-        call = await asyncio.get_running_loop().run_in_executor(tokenizers(), self._chunks, document, spans)
+        spans = frozen(spans)
+        pool = tokenizers(len(document) if isinstance(document, str) else 0)
+        call = await asyncio.get_running_loop().run_in_executor(pool, self._chunks, document, spans)
         await self._arun(call, show_progress=False)
         return call.vectors()
 
@@ -73,19 +78,24 @@ class LocalEncoder(Session, Encoder):
         template, tokenizer = self.spec.document_template, self._model.tokenizer
         return Chunking(document, spans, tokenizer, template, self.max_length, self.dimension)
 
-    def _queries(self, texts: Sequence[str], instruction: str | None) -> _Encoding:
+    def _queries(self, texts: Sequence[str], instruction: str | None) -> Encoding:
         check_instruction(self.spec, instruction)
         return self._encoding(texts, lambda text: self.spec.format_query(text, instruction))
 
-    def _documents(self, texts: Sequence[str]) -> _Encoding:
+    def _documents(self, texts: Sequence[str]) -> Encoding:
         return self._encoding(texts, self.spec.format_document)
 
-    def _encoding(self, texts: Sequence[str], template: Callable[[str], str]) -> _Encoding:
+    def _encoding(self, texts: Sequence[str], template: Callable[[str], str]) -> Encoding:
         check_texts(texts)
-        return _Encoding(texts, template, self._model.tokenizer, self.max_length, self.dimension, self._overflow)
+        tokenizer = self._model.tokenizer
+        shares = ARCHITECTURES[self.spec.architecture].causal  # tokens see only what comes before them
+        before = tokenizer.ids([template("")])[0][:-1] if shares else []  # the last token may join the text's first
+        return Encoding(texts, template, tokenizer, self.max_length, self.dimension, self._overflow, before)
 
 
-class _Encoding(Call):
+class Encoding(Call):
+    """Texts that become a vector each."""
+
     def __init__(
         self,
         texts: Sequence[str],
@@ -94,37 +104,52 @@ class _Encoding(Call):
         max_length: int,
         dimension: int,
         overflow: Overflow,
+        before: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.count = len(texts)
+        self._before = before  # ids that texts begin with
         self._texts = texts
         self._template = template
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncation = Truncation(overflow, max_length, "texts", self.used)
-        self._unknown = UnknownTexts(tokenizer, "texts", template(""))
+        around = template("")
+        self._around, self._reach = len(around), reach(max_length)
+        self._unknown = UnknownTexts(tokenizer, "texts", around)
         self._places: dict[int, list[int]] = {}
         self._vectors = np.empty((len(texts), dimension), dtype=np.float32)
 
     def prepare(self, low: int, high: int) -> list[Tokens]:
         unique, places = distinct(self._texts[low:high])
-        ids = self._tokenizer.ids([self._template(text) for text in unique])
+        found = self._tokenizer.beginnings([self._template(text) for text in unique], self._max_length)
         for index, place in enumerate(places, low):
-            length = len(ids[place]) + self._tokenizer.frame_length
-            if length > self._max_length:
-                self._truncation.note(index, length)
+            ids, whole = found[place]
+            length = len(ids) + self._tokenizer.frame_length
+            if length > self._max_length or not whole:
+                self._truncation.note(index, length, whole)
             self.used.tokens += min(length, self._max_length)
-        self._unknown.note(ids, places)
+        self._unknown.note([ids for ids, _ in found], places)
         self._places[low] = places
-        return [Tokens(self._tokenizer.frame(part, self._max_length)) for part in ids]
+        return [self._sequence(ids) for ids, _ in found]
+
+    def _sequence(self, ids: Sequence[int]) -> Tokens:
+        framed = self._tokenizer.frame(ids, self._max_length)
+        shared = len(self._tokenizer.prefix) + len(self._before)
+        if self._before and len(framed) > shared and [*ids[: len(self._before)]] == [*self._before]:
+            return Tokens(framed, shared=shared, instructed=True)
+        return Tokens(framed)
 
     def finish(self, low: int, high: int, rows: np.ndarray) -> None:
         self._vectors[low:high] = rows[self._places.pop(low)]
 
-    def size(self, index: int) -> int:
-        return min(len(self._texts[index]) + self._tokenizer.frame_length, self._max_length)
+    def size(self, index: int) -> Size:
+        characters = len(self._texts[index]) + self._around
+        tokens = min(len(self._texts[index]) + self._tokenizer.frame_length, self._max_length)
+        return Size(tokens, characters, min(characters, self._reach))
 
     def vectors(self) -> np.ndarray:
+        """Return float32 (N, D), after a warning if anything was cut."""
         self._truncation.report(self.count)
         self._unknown.report(self.count)
         return self._vectors

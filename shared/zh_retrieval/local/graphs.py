@@ -9,32 +9,38 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zh_retrieval.checkpoint.fingerprint import ModelFiles
 from zh_retrieval.checkpoint.folder import Folder
-from zh_retrieval.checkpoint.tensors import Stored, read_tensors
+from zh_retrieval.checkpoint.sparse_head import sparse_head
+from zh_retrieval.checkpoint.stored import Stored
+from zh_retrieval.checkpoint.tensors import forget_pages, read_tensors
 from zh_retrieval.checkpoint.weight_files import check_files, count_parameters
 from zh_retrieval.engine.cpus import usable_cpus
 from zh_retrieval.engine.hardware import CPU_TOKENS
 from zh_retrieval.engine.openvino import decoders, encoders, ops, readouts
 from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes, has_decoder_graph
-from zh_retrieval.engine.openvino.engine import MoreInputs, OpenVinoEngine, Settings
-from zh_retrieval.engine.openvino.kept import RoundedWeights, identity, keeping_folder, rounded_weights
+from zh_retrieval.engine.openvino.engine import MoreInputs, OpenVinoEngine
+from zh_retrieval.engine.openvino.inference import Settings
 from zh_retrieval.engine.openvino.long_texts import LongTexts
+from zh_retrieval.engine.openvino.prefixes import Prefixes
 from zh_retrieval.engine.openvino.readouts import Readout
-from zh_retrieval.engine.openvino.rounding import Kind
-from zh_retrieval.engine.openvino.weights import Weights
-from zh_retrieval.errors import ConfigError
+from zh_retrieval.engine.openvino.weights.constants import Copies, Weights
+from zh_retrieval.engine.openvino.weights.keeping import keeping_folder, rounded_weights
+from zh_retrieval.engine.openvino.weights.kept import RoundedWeights, identity
+from zh_retrieval.engine.openvino.weights.rounding import Kind
+from zh_retrieval.errors import CheckpointError, ConfigError
 from zh_retrieval.hub.cache import modelscope_root
+from zh_retrieval.local.source import is_copied
 from zh_retrieval.models import kind
-from zh_retrieval.models.labels import check_one_label
+from zh_retrieval.models.labels import count_labels
 from zh_retrieval.models.qwen1 import is_qwen1
 from zh_retrieval.options import LoadOptions
-from zh_retrieval.recipes.rules import check_dimensions
+from zh_retrieval.recipes.rules import ARCHITECTURES, check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec
 
 if TYPE_CHECKING:
     import openvino as ov
 
-_COPIED = 2_000_000_000  # bytes of weights that are copied: a file that somebody writes again takes its maps along
 _BYTES: Mapping[Kind, float] = {  # of one weight
     "bfloat16": 2, "int8-rows": 1, "int8-256": 1.02, "int8": 1.03, "int4": 0.53,
 }  # fmt: skip
@@ -48,30 +54,34 @@ class Graph:
         body: Makes the graph of the weights.
         readout: Its output to rows.
         width: Length of a row.
-        hidden: Size of a hidden state.
-        words: Rows of the word embeddings.
+        vector: Length of a vector before it is cut.
+        vocab_size: Rows of the word embeddings.
         limit: The most tokens of one sequence.
         prefix: What names of the body's tensors may have in front of them.
         more_inputs: What the graph takes after ids and lengths.
         alibi: Sizes of a body whose attention has a mask of all pairs; None: it has none.
         group: How many inputs share a scale where weights are rounded to int8.
+        prefixes: What computes a shared prefix once; None: each sequence is computed whole.
+        typed: It is told where the second text of a pair begins.
     """
 
     body: Callable[[Weights], ov.Model]
     readout: Readout
     width: int
-    hidden: int
-    words: int
+    vector: int
+    vocab_size: int
     limit: int
     prefix: str
     more_inputs: MoreInputs | None = None
     alibi: encoders.Sizes | None = None
     group: int = 128
+    prefixes: Prefixes | None = None
+    typed: bool = False
 
 
 def why_no_graph(spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
     """Return why no graph computes what a recipe asks of a config.json; None if one does."""
-    encoder = spec.architecture in encoders.FAMILIES
+    encoder = not ARCHITECTURES[spec.architecture].causal
     if not (encoders.has_graph(config) if encoder else has_decoder_graph(config)):
         return f"no graph computes such a {kind(config)!r}"
     if spec.pooling not in ((None, "cls", "mean") if encoder else (None, "last")):
@@ -95,18 +105,17 @@ def build_graph(
         CheckpointError: The weights do not fit the recipe.
         ConfigError: An option does not fit the model.
     """
-    encoder = spec.architecture in encoders.FAMILIES
+    encoder = not ARCHITECTURES[spec.architecture].causal
     if encoder and options.quantization == "int4":
         raise ConfigError(
             "quantization='int4' is for the large decoders: an encoder as small as this loses quality and no memory "
             "that matters. Use 'int8'."
         )
     graph = (_encoder if encoder else _decoder)(spec, folder, options.dimensions)
-    check_dimensions(spec, options.dimensions, graph.hidden)
-    folder.check_vocabulary(graph.words)
-    settings = Settings(
-        dtype == "bfloat16", options.threads or usable_cpus(), graph.group if options.quantization else 0
-    )
+    check_dimensions(spec, options.dimensions, graph.vector)
+    folder.check_vocabulary(graph.vocab_size)
+    group = graph.group if options.quantization else 0
+    settings = Settings(dtype == "bfloat16", options.threads or usable_cpus(), group)
     builder = _Builder(graph, folder, adapter, _rounding(graph, options, encoder, dtype), spec, options)
     engine = OpenVinoEngine(
         builder,
@@ -115,9 +124,13 @@ def build_graph(
         dtype=dtype,
         width=graph.width,
         max_batch_tokens=options.max_batch_tokens or CPU_TOKENS,
+        max_length=graph.limit,
         more_inputs=graph.more_inputs,
-        elsewhere=_long_texts(graph, builder, folder, settings),
+        long_texts=_long_texts(graph, builder, folder, settings),
+        prefixes=graph.prefixes,
+        typed=graph.typed,
     )
+    builder.read_no_more()
     return engine, graph.limit
 
 
@@ -125,7 +138,8 @@ def _long_texts(graph: Graph, builder: _Builder, folder: Folder, settings: Setti
     """Return what computes texts that are too long for a mask of all pairs; None where there is no such mask."""
     if graph.alibi is None:
         return None
-    return LongTexts(graph.alibi, Weights(builder.tensors(), folder.files, graph.prefix), graph.readout, settings)
+    weights = Weights(builder.tensors, folder.files, graph.prefix, copies="nothing")
+    return LongTexts(graph.alibi, weights, graph.readout, settings)
 
 
 def _rounding(graph: Graph, options: LoadOptions, encoder: bool, dtype: str) -> Kind | None:
@@ -137,25 +151,31 @@ def _rounding(graph: Graph, options: LoadOptions, encoder: bool, dtype: str) -> 
 
 def _encoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
     sizes = encoders.Sizes.of(folder.config)
-    first = spec.pooling != "mean"
-    head = readouts.ClassificationHead()
+    weights_head = sparse_head(spec, folder.path, sizes.hidden)
+    first, typed = spec.pooling != "mean" and weights_head is None, folder.tokenizer.typed_pairs
+    head = None
+    if spec.scoring is not None:
+        head = readouts.ClassificationHead(encoders.HEADS[kind(folder.config)], count_labels(folder.config))
 
     def body(weights: Weights) -> ov.Model:
-        if spec.scoring is not None:
+        if head is not None:
             head.load(weights, sizes.hidden)
-        hidden, inputs = encoders.body(sizes, weights, first)
+        hidden, inputs = encoders.body(sizes, weights, first, typed)
         return ops.model([hidden], inputs)
 
     limit = min(sizes.limit, spec.length_limit)
-    group = 256 if sizes.hidden % 256 == sizes.wide % 256 == 0 else 128  # one query is 6 % sooner by the wider
+    group = 256 if sizes.hidden % 256 == sizes.intermediate_size % 256 == 0 else 128  # 256: one query is 6 % sooner
     made = partial(
-        Graph, hidden=sizes.hidden, words=sizes.words, limit=limit, prefix=sizes.prefix,
-        alibi=sizes if sizes.alibi else None, group=group,
+        Graph, vector=folder.vector(sizes.hidden), vocab_size=sizes.vocab_size, limit=limit, prefix=sizes.prefix,
+        alibi=sizes if sizes.alibi else None, group=group, typed=typed,
     )  # fmt: skip
-    if spec.pooling is not None:
-        return made(body, readouts.pooled(spec.pooling, dimensions), dimensions or sizes.hidden)
-    check_one_label(folder.config)
-    return made(body, head, 1)
+    if head is not None:
+        return made(body, head, 1)
+    assert spec.pooling is not None  # an embedder
+    read = readouts.pooled(spec.pooling, dimensions, folder.dense)
+    if weights_head is not None:
+        read = readouts.with_token_weights(read, *weights_head)
+    return made(body, read, dimensions or folder.vector(sizes.hidden))
 
 
 def _decoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
@@ -167,9 +187,13 @@ def _decoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
     def decoder(weights: Weights) -> decoders.Decoder:
         return decoders.Decoder(sizes, weights, limit)
 
-    made = partial(Graph, hidden=sizes.hidden, words=sizes.words, limit=limit, prefix="model.")
+    made = partial(
+        Graph, vector=folder.vector(sizes.hidden), vocab_size=sizes.vocab_size, limit=limit, prefix="model.",
+        prefixes=Prefixes(sizes.layers, sizes.kv_heads, sizes.head),
+    )  # fmt: skip
     if spec.pooling is not None:
-        read, width = readouts.pooled(spec.pooling, dimensions), dimensions or sizes.hidden
+        read = readouts.pooled(spec.pooling, dimensions, folder.dense)
+        width = dimensions or folder.vector(sizes.hidden)
         return made(lambda weights: decoders.last_token_graph(decoder(weights)), read, width)
     if spec.scoring == "yes-no":
         first, second = folder.tokenizer.answers
@@ -181,7 +205,11 @@ def _decoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
 
 
 class _Builder:
-    """Makes the graph with its weights, and holds the memory that these share."""
+    """Makes the graph with its weights, and holds the memory that these share.
+
+    Attributes:
+        tensors: The checkpoint's, by the names that the graph asks for, an adapter merged into them.
+    """
 
     def __init__(
         self, graph: Graph, folder: Folder, adapter: Path | None, rounding: Kind | None, spec: ModelSpec,
@@ -191,19 +219,39 @@ class _Builder:
         self._spec, self._options = spec, options
         self._rounding: Kind | None = rounding
         self._alive: Weights | None = None
+        self._copies: Copies = self._copied()
+        self._files: ModelFiles | None = ModelFiles(folder.path, folder.path)  # before they are read
+        self.tensors = self._read()
+        if graph.alibi is not None and self._copies == "all":  # long texts need them, too: both share one copy
+            self.tensors = {name: each.copied() for name, each in self.tensors.items()}
+            self._copies = "nothing"
 
     def __call__(self) -> ov.Model:
-        tensors = self.tensors()
-        with self._rounded(tensors) as rounded:
-            files, copies = self._folder.files, self._size() < _COPIED
-            weights = Weights(tensors, files, self._graph.prefix, self._rounding, rounded, copies=copies)
+        """Return the graph."""
+        files, prefix = self._files, self._graph.prefix
+        assert files is not None
+        with self._rounded(self.tensors, files) as rounded:
+            weights = Weights(self.tensors, self._folder.files, prefix, self._rounding, rounded, copies=self._copies)
             model = self._graph.body(weights)
             weights.check()
+            if not files.still_there():
+                raise CheckpointError(f"Files in {self._folder.path} changed while they were loaded. Load again.")
         self._alive = weights
+        forget_pages(self.tensors)  # before the plugin lays weights out anew: the most memory is taken then
         return model
 
-    def tensors(self) -> dict[str, Stored]:
-        """Return the checkpoint's tensors by the names that the graph asks for, an adapter merged into them."""
+    def read_no_more(self) -> None:
+        """Let go of what only the making needed; pages of mapped files come again if somebody looks at them."""
+        forget_pages(self.tensors)
+        self.tensors, self._files = {}, None
+
+    def _copied(self) -> Copies:
+        """Return what must be copied: a snapshot does not change; what an adapter leaves of its base is mapped, too."""
+        if self._options.path is None:
+            return "nothing"
+        return "all" if is_copied(self._options, self._folder.files) else "tables"
+
+    def _read(self) -> dict[str, Stored]:
         if self._adapter is not None:
             from zh_retrieval.checkpoint.merging import merged_tensors
 
@@ -212,13 +260,10 @@ class _Builder:
         tensors = read_tensors(self._folder.files)
         return decoders.as_qwen2(tensors) if is_qwen1(self._folder.config) else tensors
 
-    def _rounded(self, tensors: Mapping[str, Stored]) -> AbstractContextManager[RoundedWeights]:
+    def _rounded(self, tensors: Mapping[str, Stored], files: ModelFiles) -> AbstractContextManager[RoundedWeights]:
         kind = self._rounding
         if kind is None or (kind == "bfloat16" and all(each.dtype == "BF16" for each in tensors.values())):
             return nullcontext(RoundedWeights())
         size = int(count_parameters(self._folder.files) * _BYTES[kind])
         root = keeping_folder(modelscope_root(self._options.cache_dir)) if self._adapter is None else None
-        return rounded_weights(root, identity(self._folder.files, f"{kind} {self._spec.scoring}"), size)
-
-    def _size(self) -> int:
-        return sum(file.stat().st_size for file in self._folder.files)
+        return rounded_weights(root, lambda: identity(files.digest(), f"{kind} {self._spec.scoring}"), size)

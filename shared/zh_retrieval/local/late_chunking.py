@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zh_retrieval.local.call import Call
+from zh_retrieval.local.call import Call, Size
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.late_chunks import Span, best_window, check_spans, macro_windows, spans_of_tokens
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
@@ -77,9 +77,9 @@ class Chunking(Call):
         """Put each row at its span."""
         self._vectors[[index for indices in self._order for index in indices]] = rows
 
-    def size(self, index: int) -> int:
-        """Return the tokens of the document."""
-        return len(self._ids)
+    def size(self, index: int) -> Size:
+        """Return the tokens of the document, which is tokenized already."""
+        return Size(len(self._ids), len(self._ids), 0)
 
     def vectors(self) -> np.ndarray:
         """Return float32 (S, D), row i for spans[i]."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from zh_retrieval.checkpoint.folder import Folder
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.checkpoint.packed_check import PackedCheck
+from zh_retrieval.checkpoint.sparse_head import sparse_head
 from zh_retrieval.engine.compile import Compiled
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.hardware import default_batch_tokens
 from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.layers import readout
+from zh_retrieval.layers.dense import DenseLayer
+from zh_retrieval.local.source import is_copied
 from zh_retrieval.models.base import Parts
 from zh_retrieval.models.causal_lm import OwnHead
 from zh_retrieval.options import LoadOptions
@@ -39,12 +43,23 @@ def build_modules(
     """
     placement = Placement(dtype, options.device_map, options.quantization_config)
     parts = load_checkpoint(folder, spec, placement, adapter=adapter)
+    theirs = options.device_map is not None or options.quantization_config is not None
+    if device.type == "cpu" and not theirs and is_copied(options, folder.files):
+        _own(parts)
     limit = min(parts.length_limit, spec.length_limit)
-    check_dimensions(spec, options.dimensions, parts.width)
+    check_dimensions(spec, options.dimensions, folder.vector(parts.width))
     if options.device_map is not None:
         device = input_device(parts.whole or parts.body, device)
     parts = _placed(parts, folder.tokenizer, options, device)
-    return _engine(spec, parts, folder.tokenizer, options, device, dtype, limit), limit
+    head = sparse_head(spec, folder.path, parts.width)
+    return _engine(spec, parts, folder, options, device, dtype, limit, head), limit
+
+
+def _own(parts: Parts) -> None:
+    """Copy what transformers maps from the files."""
+    for module in (parts.body, parts.head):
+        for parameter in module.parameters() if module is not None else ():
+            parameter.data = parameter.data.clone()
 
 
 def _placed(parts: Parts, tokenizer: TextTokenizer, options: LoadOptions, device: torch.device) -> Parts:
@@ -57,10 +72,12 @@ def _placed(parts: Parts, tokenizer: TextTokenizer, options: LoadOptions, device
 
 
 def _engine(
-    spec: ModelSpec, parts: Parts, tokenizer: TextTokenizer, options: LoadOptions, device: torch.device,
-    dtype: torch.dtype, limit: int,
+    spec: ModelSpec, parts: Parts, folder: Folder, options: LoadOptions, device: torch.device,
+    dtype: torch.dtype, limit: int, head: tuple[np.ndarray, float] | None,
 ) -> TorchEngine:  # fmt: skip
-    read, width = _readout(spec, parts, tokenizer, options.dimensions)
+    read, width = _readout(spec, parts, folder, options.dimensions)
+    if head is not None:
+        read = readout.with_token_weights(read, torch.from_numpy(head[0]).to(device), head[1])
     alone = device.type == "cuda" and parts.packed and options.device_map is None
     return TorchEngine(
         Compiled(parts.body) if options.compile else parts.body,
@@ -81,16 +98,16 @@ def input_device(body: nn.Module, device: torch.device) -> torch.device:
     return device if found.type == "meta" else found
 
 
-def _readout(
-    spec: ModelSpec, parts: Parts, tokenizer: TextTokenizer, dimensions: int | None
-) -> tuple[readout.Readout, int]:
+def _readout(spec: ModelSpec, parts: Parts, folder: Folder, dimensions: int | None) -> tuple[readout.Readout, int]:
     """Return what is read from the last hidden states, and the length of its rows."""
     if spec.pooling is not None:
-        return readout.pooled(spec.pooling, dimensions), dimensions or parts.width
+        given = folder.dense
+        dense = None if given is None else DenseLayer(given.weight, given.bias, tanh=given.tanh)
+        return readout.pooled(spec.pooling, dimensions, dense), dimensions or folder.vector(parts.width)
     assert parts.head is not None  # the family of the recipe's scoring has one
     if spec.scoring == "classification":
         return readout.classified(parts.head), 1
     if spec.scoring == "yes-no":
         assert isinstance(parts.head, OwnHead)
-        return readout.answer_margin(parts.head.only(tokenizer.answers)), 1
+        return readout.answer_margin(parts.head.only(folder.tokenizer.answers)), 1
     return readout.query_likelihood(parts.head), 1

@@ -25,7 +25,10 @@ class Reader:
 
 
 ARCHITECTURES: Mapping[str, Reader] = {
-    "bert": Reader(("bert",), {None: "zh_retrieval.models.bert:bert"}),
+    "bert": Reader(
+        ("bert",),
+        {None: "zh_retrieval.models.bert:bert", "classification": "zh_retrieval.models.bert:cross_encoder"},
+    ),
     "xlm-roberta": Reader(
         ("xlm-roberta",),
         {

@@ -8,12 +8,16 @@ from typing import Any
 from zh_retrieval.errors import CheckpointError
 
 
-def check_one_label(config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError if a config.json does not describe the one label of a reranker.
+def count_labels(config: Mapping[str, Any]) -> int:
+    """Return how many labels a config.json describes: one (relevance) or two (not relevant, relevant).
 
     Without `id2label` and `num_labels` there are two, as transformers assumes.
+
+    Raises:
+        CheckpointError: There are more or fewer, which is no reranker.
     """
     names = config.get("id2label")
-    labels = len(names) if names is not None else config.get("num_labels", 2)
-    if labels != 1:
-        raise CheckpointError(f"config.json describes {labels} labels, expected the 1 of a reranker.")
+    labels = len(names) if isinstance(names, Mapping) else config.get("num_labels", 2)
+    if type(labels) is not int or labels not in (1, 2):
+        raise CheckpointError(f"config.json describes {str(labels)[:40]} labels, expected the 1 or 2 of a reranker.")
+    return labels

@@ -1,11 +1,11 @@
-"""XLM-R as an embedder's body, or as a cross-encoder with one label. Position ids start after the padding id."""
+"""XLM-R as an embedder's body or as a cross-encoder with one or two labels. Position ids start after the padding id."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from zh_retrieval.models.base import Parts, Plan
-from zh_retrieval.models.labels import check_one_label
+from zh_retrieval.models.labels import count_labels
 
 
 def xlm_roberta(config: dict[str, Any]) -> Plan:
@@ -24,12 +24,12 @@ def cross_encoder(config: dict[str, Any]) -> Plan:
     """Return the plan of an XLM-R cross-encoder.
 
     Raises:
-        CheckpointError: It scores more than one label.
+        CheckpointError: It has more than two labels.
     """
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     parsed = XLMRobertaConfig.from_dict(config)
-    check_one_label(config)
+    count_labels(config)
 
     def parts(model: Any) -> Parts:
         return _parts(model.roberta, model.classifier, parsed)

@@ -1,11 +1,12 @@
 """The models: one frozen entry each. This folder is the only place that knows names, prompts, lengths and hub ids.
 
-The six that the package is for and the built-in one stand here, their relatives in `encoders` and `decoders`. A model
+The six that the package is for and the built-in one stand here, others in `encoders`, `chinese` and `decoders`. A model
 of a known architecture is one more entry. Code never branches on a name; it reads the entry.
 """
 
 from __future__ import annotations
 
+from zh_retrieval.recipes.chinese import CHINESE
 from zh_retrieval.recipes.decoders import DECODERS, QUERY_LIKELIHOOD_RANGE, WEB_SEARCH
 from zh_retrieval.recipes.encoders import BGE_INSTRUCTION, BGE_RANGE, ENCODERS
 from zh_retrieval.recipes.spec import ModelSpec, Source
@@ -33,6 +34,7 @@ SIX: tuple[ModelSpec, ...] = (
         prefix=("[CLS]",),
         suffix=("[SEP]",),
         parameters=102_267_648,
+        languages=("zh",),
         license="MIT",
         dimension=768,
         pooling="cls",
@@ -63,6 +65,7 @@ SIX: tuple[ModelSpec, ...] = (
         prefix=("[CLS]",),
         suffix=("[SEP]",),
         parameters=325_522_432,
+        languages=("zh",),
         license="MIT",
         dimension=1024,
         pooling="cls",
@@ -93,6 +96,7 @@ SIX: tuple[ModelSpec, ...] = (
         prefix=("<s>",),
         suffix=("</s>",),
         parameters=160_813_824,
+        languages=("zh", "en"),
         license="Apache-2.0",
         dimension=768,
         pooling="mean",
@@ -124,6 +128,7 @@ SIX: tuple[ModelSpec, ...] = (
         prefix=("<s>",),
         suffix=("</s>",),
         parameters=7_110_660_096,
+        languages=("en",),  # its card recommends English; C-MTEB has its Chinese scores
         license="MIT",
         dimension=4096,
         pooling="last",
@@ -157,6 +162,7 @@ SIX: tuple[ModelSpec, ...] = (
         prefix=(),
         suffix=(),
         parameters=7_721_324_544,
+        languages=("zh", "en"),
         license="Apache-2.0 code, Tongyi Qianwen weights",
         query_template="{text}",
         document_template="Document: {text} Query:",
@@ -190,6 +196,7 @@ SIX: tuple[ModelSpec, ...] = (
         suffix=("</s>",),
         separator=("</s>", "</s>"),
         parameters=559_891_457,
+        languages=("zh", "en"),
         license="MIT",
         scoring="classification",
         score_range="raw logit, unbounded; card examples: unrelated -7, matching 5 to 8",
@@ -222,6 +229,7 @@ BUILTIN: tuple[ModelSpec, ...] = (
         prefix=("<s>",),
         suffix=("</s>",),
         parameters=37_587_072,
+        languages=("zh", "en"),
         license="MIT",
         dimension=384,
         pooling="mean",
@@ -239,5 +247,18 @@ BUILTIN: tuple[ModelSpec, ...] = (
     ),
 )
 
-MODELS: tuple[ModelSpec, ...] = (*SIX, *BUILTIN, *ENCODERS, *DECODERS)
+LEXICAL: tuple[ModelSpec, ...] = (
+    # Lucene's CJKAnalyzer and BM25Similarity; what a store with IDF of its own (Qdrant) makes BM25 of.
+    ModelSpec(
+        name="bm25-zh",
+        task="sparse",
+        architecture="bm25",
+        max_length=2**31 - 1,  # no text is cut
+        license="Apache-2.0",
+        score_range="BM25, unbounded: compare within one query",
+    ),
+)
+"""What counts words, and has no weights; `get_spec` knows it, `MODELS` are those with weights."""
+
+MODELS: tuple[ModelSpec, ...] = (*SIX, *BUILTIN, *ENCODERS, *CHINESE, *DECODERS)
 """The six first, then the built-in one, then families and successors."""

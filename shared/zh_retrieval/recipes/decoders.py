@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from zh_retrieval.recipes.spec import ModelSpec, Source
 
+_MANY = ("zh", "en", "mul")
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 """The default instruction of E5's and Qwen3's model cards."""
 QUERY_LIKELIHOOD_RANGE = "mean log-likelihood (natural log, at most 0): nearer 0 is better; compare within one query"
 
 
 # RankingGPT model cards: one recipe for every body, as rankinggpt-qwen-7b.
-def _ranking_gpt(body: str, license: str, parameters: int, limit: int, shape: dict[str, Any]) -> ModelSpec:
+def _ranking_gpt(
+    body: str, license: str, parameters: int, limit: int, shape: dict[str, Any], languages: tuple[str, ...]
+) -> ModelSpec:
     return ModelSpec(
         name=f"rankinggpt-{body}",
         task="reranking",
@@ -24,6 +28,7 @@ def _ranking_gpt(body: str, license: str, parameters: int, limit: int, shape: di
         ),
         length_limit=limit,
         parameters=parameters,
+        languages=languages,
         license=license,
         document_template="Document: {text} Query:",
         scoring="query-likelihood",
@@ -34,7 +39,7 @@ def _ranking_gpt(body: str, license: str, parameters: int, limit: int, shape: di
 
 def _bloom(body: str, parameters: int, hidden: int, layers: int, heads: int) -> ModelSpec:
     shape = {"model_type": "bloom", "vocab_size": 250880, "hidden_size": hidden, "n_layer": layers, "n_head": heads}
-    return _ranking_gpt(body, "MIT card, BigScience RAIL weights", parameters, 2048, shape)
+    return _ranking_gpt(body, "MIT card, BigScience RAIL weights", parameters, 2048, shape, _MANY)
 
 
 _LLAMA2 = _ranking_gpt(
@@ -51,6 +56,7 @@ _LLAMA2 = _ranking_gpt(
         "intermediate_size": 11008,
         "max_position_embeddings": 4096,
     },
+    ("en",),
 )
 
 
@@ -93,6 +99,7 @@ def _qwen3_embedding(size: str, parameters: int, vocabulary: int, **more: Any) -
         max_length=8192,
         length_limit=32768,
         parameters=parameters,
+        languages=_MANY,
         license="Apache-2.0",
         dimension=_SIZES[size][0],
         pooling="last",
@@ -101,6 +108,21 @@ def _qwen3_embedding(size: str, parameters: int, vocabulary: int, **more: Any) -
         instruction=WEB_SEARCH,
         score_range="cosine in [-1, 1]; card examples: unrelated 0.1, matching 0.6 to 0.8",
         shape=_qwen3_shape(vocabulary, *_SIZES[size], **more),
+    )
+
+
+# Octen model cards "Octen-Embedding-*": Qwen3-Embedding trained further, documents bare; query prompt as mteb has it.
+def _octen(size: str, parameters: int, vocabulary: int, **more: Any) -> ModelSpec:
+    return replace(
+        _qwen3_embedding(size, parameters, vocabulary, **more),
+        name=f"octen-embedding-{size.lower()}",
+        sources=(
+            Source("modelscope", f"Octen/Octen-Embedding-{size}"),
+            Source("huggingface", f"Octen/Octen-Embedding-{size}"),
+            Source("huggingface", f"bflhc/Octen-Embedding-{size}"),
+        ),
+        matryoshka=None,
+        score_range="cosine in [-1, 1]",
     )
 
 
@@ -124,6 +146,7 @@ def _qwen3_reranker(size: str, parameters: int, **more: Any) -> ModelSpec:
         max_length=8192,
         length_limit=32768,
         parameters=parameters,
+        languages=_MANY,
         license="Apache-2.0",
         query_template=_JUDGE,
         document_template=("<Document>: {text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
@@ -139,6 +162,9 @@ DECODERS: tuple[ModelSpec, ...] = (
     _qwen3_embedding("0.6B", 595_776_512, 151669, max_position_embeddings=32768),
     _qwen3_embedding("4B", 4_021_774_336, 151665),
     _qwen3_embedding("8B", 7_567_295_488, 151665, tie_word_embeddings=False),
+    _octen("0.6B", 595_776_512, 151669),
+    _octen("4B", 4_021_774_336, 151665),
+    _octen("8B", 7_567_295_488, 151665, tie_word_embeddings=False),
     _bloom("bloom-560m", 559_214_592, 1024, 24, 16),
     _bloom("bloom-1b1", 1_065_314_304, 1536, 24, 16),
     _bloom("bloom-3b", 3_002_557_440, 2560, 30, 32),

@@ -1,4 +1,4 @@
-"""Relatives of the six that read a text in both directions: BGE and multilingual E5."""
+"""Relatives of the six that read a text in both directions: BGE, multilingual E5 and BCE."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from zh_retrieval.recipes.spec import ModelSpec, Source
 BGE_INSTRUCTION = "为这个句子生成表示以用于检索相关文章："
 BGE_RANGE = "cosine; unrelated texts often reach 0.6-0.8 (BGE FAQ): compare within one query"
 _E5_RANGE = "cosine; the training temperature puts most texts at 0.7-1.0 (E5 FAQ): compare within one query"
+_MANY = ("zh", "en", "mul")
 _LOGIT = "raw logit, unbounded; its sigmoid is the card's 0..1"
 
 
@@ -44,6 +45,7 @@ _BGE_SMALL = ModelSpec(
         Source("huggingface", "BAAI/bge-small-zh-v1.5"),
     ),
     parameters=23_953_920,
+    languages=("zh",),
     license="MIT",
     dimension=512,
     pooling="cls",
@@ -60,7 +62,8 @@ _BGE_SMALL = ModelSpec(
     },
 )
 
-# BAAI model card "bge-m3", the dense vector: row 0, L2, no prompts. Its sparse and multi-vector heads are not read.
+# BAAI model card "bge-m3", the dense vector: row 0, L2, no prompts; the sparse one: `sparse_linear.pt`. Its
+# multi-vector head is not read.
 _BGE_M3 = ModelSpec(
     name="bge-m3",
     task="embedding",
@@ -72,9 +75,11 @@ _BGE_M3 = ModelSpec(
     ),
     max_length=8192,
     parameters=567_754_752,
+    languages=_MANY,
     license="MIT",
     dimension=1024,
     pooling="cls",
+    sparse="token-weights",
     score_range="cosine in [-1, 1]",
     shape=_xlm_roberta(1024, 24, 8194),
 )
@@ -88,6 +93,7 @@ def _e5(size: str, parameters: int, dimension: int, **more: Any) -> ModelSpec:
         task="embedding",
         sources=(Source("modelscope", f"intfloat/{model}"), Source("huggingface", f"intfloat/{model}")),
         parameters=parameters,
+        languages=_MANY,
         license="MIT",
         dimension=dimension,
         pooling="mean",
@@ -134,6 +140,7 @@ _RERANKER_BASE = ModelSpec(
         Source("huggingface", "BAAI/bge-reranker-base"),
     ),
     parameters=278_044_417,
+    languages=("zh", "en"),
     license="MIT",
     scoring="classification",
     score_range=_LOGIT,
@@ -151,10 +158,41 @@ _RERANKER_M3 = ModelSpec(
     max_length=1024,
     length_limit=8192,
     parameters=567_755_777,
+    languages=_MANY,
     license="Apache-2.0",
     scoring="classification",
     score_range=_LOGIT,
     shape=_xlm_roberta(1024, 24, 8194, num_labels=1),
+)
+
+# maidalun's model cards: row 0, L2, no instruction; the sigmoid of one logit.
+_BCE = ModelSpec(
+    name="bce-embedding-base_v1",
+    aliases=("bce-embedding",),
+    task="embedding",
+    architecture="xlm-roberta",
+    sources=(
+        Source("modelscope", "maidalun/bce-embedding-base_v1"),
+        Source("huggingface", "maidalun1020/bce-embedding-base_v1"),
+    ),
+    parameters=278_043_648,
+    languages=("zh", "en"),
+    license="Apache-2.0",
+    dimension=768,
+    pooling="cls",
+    score_range="cosine in [-1, 1]",
+    shape=_xlm_roberta(768, 12),
+)
+_BCE_RERANKER = replace(
+    _RERANKER_BASE,
+    name="bce-reranker-base_v1",
+    aliases=("bce-reranker",),
+    sources=(
+        Source("modelscope", "maidalun/bce-reranker-base_v1"),
+        Source("huggingface", "maidalun1020/bce-reranker-base_v1"),
+    ),
+    languages=("zh", "en", "ja", "ko"),
+    license="Apache-2.0",
 )
 
 ENCODERS: tuple[ModelSpec, ...] = (
@@ -166,4 +204,6 @@ ENCODERS: tuple[ModelSpec, ...] = (
     _E5_INSTRUCT,
     _RERANKER_BASE,
     _RERANKER_M3,
+    _BCE,
+    _BCE_RERANKER,
 )

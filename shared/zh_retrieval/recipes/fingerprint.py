@@ -1,4 +1,4 @@
-"""Whether two sides mean the same by a model's name."""
+"""What makes results equal: a hash of a recipe, and a hash of all that a model computes with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 from zh_retrieval.recipes.spec import ModelSpec
 
-_DESCRIPTION = {"aliases", "sources", "parameters", "license", "score_range", "shape"}  # changes no result
+RECIPE_VERSION = 1
+"""Raised when equal recipes, options and weights come to give other results than before."""
+
+_DESCRIPTION = {
+    "aliases", "sources", "parameters", "languages", "license", "notice", "score_range", "shape", "dense", "sparse",
+}  # fmt: skip
+"""What changes no vector; that of a dense layer is in the weights."""
 
 
 def recipe_fields(spec: ModelSpec) -> dict[str, Any]:
@@ -25,4 +31,22 @@ def recipe_hash(spec: ModelSpec) -> str:
     said = recipe_fields(spec)
     for name in ("dimension", "max_length", "length_limit"):
         del said[name]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+    return _hash(said)
+
+
+def results_hash(spec: ModelSpec, **values: Any) -> str:
+    """Return 16 hex digits that are equal if a recipe and all values that decide about results are equal.
+
+    Args:
+        spec: The recipe, with what the folder of the weights says about itself.
+        values: Weights, precision, lengths, ... by name; what is no JSON counts by its `to_dict()` or its repr.
+    """
+    return _hash({"recipe": recipe_hash(spec), "recipe_version": RECIPE_VERSION, **values})
+
+
+def _hash(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else repr(value)

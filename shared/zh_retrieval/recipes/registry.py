@@ -8,17 +8,24 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping
 
 from zh_retrieval.errors import ConfigError, UnknownModelError, WrongTaskError
-from zh_retrieval.recipes.catalogue import MODELS
+from zh_retrieval.recipes.catalogue import LEXICAL, MODELS
 from zh_retrieval.recipes.spec import ModelSpec, Task
 
 OWN_MODELS = "ZH_RETRIEVAL_MODELS"
 """Environment variable: modules, with commas, that register models of one's own. Imported at the first look-up of a
 process, so that command line and worker processes know these names too."""
 
+_USE: Mapping[Task, str] = {
+    "embedding": "load_encoder or an embedding class",
+    "reranking": "load_reranker or a reranker class",
+    "sparse": "load_sparse_encoder or a class for sparse embeddings",
+}
+_SHOWN = 200  # characters of an unknown name that are looked at and shown
 _LOCK = threading.RLock()  # a module that is imported while it is held registers its models
 _imported = False
 
@@ -34,7 +41,7 @@ def _by_name(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
 
 
 _registered: tuple[ModelSpec, ...] = ()
-_known: Mapping[str, ModelSpec] = _by_name(MODELS)  # replaced whole, so that readers need no lock
+_known: Mapping[str, ModelSpec] = _by_name((*MODELS, *LEXICAL))  # replaced whole, so that readers need no lock
 
 
 def register_model(spec: ModelSpec) -> None:
@@ -60,7 +67,7 @@ def register_model(spec: ModelSpec) -> None:
                     "no model has."
                 )
         _registered = (*_registered, spec)
-        _known = _by_name((*MODELS, *_registered))
+        _known = _by_name((*MODELS, *LEXICAL, *_registered))
 
 
 def all_specs() -> tuple[ModelSpec, ...]:
@@ -83,12 +90,26 @@ def get_spec(name: str | ModelSpec) -> ModelSpec:
     known = _known
     if isinstance(name, str) and name.strip().lower() in known:
         return known[name.strip().lower()]
-    close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
-    hint = f"Did you mean {known[close[0]].name}?" if close else f"Known: {', '.join(s.name for s in all_specs())}."
+    given = str(name)[:_SHOWN]
     raise UnknownModelError(
-        f"Unknown model {name!r}. {hint} For a folder of your own pass its recipe and path=. A model of your own is "
-        f"known where zh_retrieval.register_model was called: in every process, or name its module in {OWN_MODELS}."
+        f"Unknown model {repr(name)[:_SHOWN]}. {_hint(given.lower(), known)} For a folder of your own pass its recipe "
+        "and path=. A model of your own is known where zh_retrieval.register_model was called: in every process, or "
+        f"name its module in {OWN_MODELS}."
     )
+
+
+def _hint(given: str, known: Mapping[str, ModelSpec]) -> str:
+    """Return what is nearest: of a hub id or a folder the last part decides, as owners of mirrors are many."""
+    last = re.split(r"[/\\]", given.rstrip("/\\"))[-1]
+    names = {key.rpartition("/")[2]: spec for key, spec in list(known.items())[::-1]}  # of equal ones the first counts
+    close = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
+    if not close:
+        return f"Known: {', '.join(spec.name for spec in all_specs())}."
+    spec = names[close[0]]
+    ids = [source.id for source in spec.sources if source.hub != "builtin"]
+    nearest = difflib.get_close_matches(given, [id.lower() for id in ids], n=1, cutoff=0) if last != given else []
+    id = next((f" ({id})" for id in ids if id.lower() in nearest), "")
+    return f"Did you mean {spec.name}{id}?"
 
 
 def registered(name: str) -> ModelSpec | None:
@@ -110,9 +131,11 @@ def adopt(spec: ModelSpec) -> None:
 
 def check_task(spec: ModelSpec, task: Task) -> None:
     """Raise WrongTaskError unless the model does `task`; the message names what to use instead."""
-    if spec.task != task:
-        use = "load_encoder or an embedding class" if spec.task == "embedding" else "load_reranker or a reranker class"
-        raise WrongTaskError(f"{spec.name} does {spec.task}, not {task}. Use {use}.")
+    if task == "sparse" and not spec.gives_sparse:
+        able = ", ".join(known.name for known in (*LEXICAL, *all_specs()) if known.gives_sparse)
+        raise WrongTaskError(f"{spec.name} gives no sparse vectors. These do: {able}.")
+    if task not in (spec.task, "sparse"):
+        raise WrongTaskError(f"{spec.name} does {spec.task}, not {task}. Use {_USE[spec.task]}.")
 
 
 def _import_own_models() -> None:

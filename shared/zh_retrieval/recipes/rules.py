@@ -7,16 +7,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zh_retrieval.errors import ConfigError
 
-if TYPE_CHECKING:
-    from zh_retrieval.recipes.spec import ModelSpec
-
-TASKS = ("embedding", "reranking")
+TASKS = ("embedding", "reranking", "sparse")
+SPARSE = ("token-weights",)
 POOLINGS = ("cls", "mean", "last")
 HUBS = ("modelscope", "huggingface", "builtin")
+
+
+class Entry(Protocol):
+    """What the rules read of a `ModelSpec`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+    @property
+    def sources(self) -> tuple[Any, ...]: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def dimension(self) -> int | None: ...
+    @property
+    def pooling(self) -> str | None: ...
+    @property
+    def dense(self) -> bool: ...
+    @property
+    def matryoshka(self) -> int | None: ...
+    @property
+    def sparse(self) -> str | None: ...
+    @property
+    def query_template(self) -> str: ...
+    @property
+    def document_template(self) -> str: ...
+    @property
+    def instruction(self) -> str | None: ...
+    @property
+    def scoring(self) -> str | None: ...
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+    @property
+    def languages(self) -> tuple[str, ...]: ...
+    @property
+    def length_limit(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +80,7 @@ class Body:
 
 
 ARCHITECTURES: Mapping[str, Body] = {
-    "bert": Body(prefix=("[CLS]",), suffix=("[SEP]",)),
+    "bert": Body(scorings=("classification",), prefix=("[CLS]",), suffix=("[SEP]",), separator=("[SEP]",)),
     "xlm-roberta": Body(scorings=("classification",), prefix=("<s>",), suffix=("</s>",), separator=("</s>", "</s>")),
     "jina-bert": Body(prefix=("<s>",), suffix=("</s>",)),
     "mistral": Body(prefix=("<s>",), suffix=("</s>",), causal=True),
@@ -50,7 +89,7 @@ ARCHITECTURES: Mapping[str, Body] = {
 }
 
 
-def usual(spec: ModelSpec) -> dict[str, Any]:
+def usual(spec: Entry) -> dict[str, Any]:
     """Return what fields that were left out become."""
     body = ARCHITECTURES.get(spec.architecture, Body())
     separator = body.separator if spec.scoring == "classification" else ()
@@ -62,14 +101,14 @@ def usual(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def check(spec: ModelSpec) -> None:
+def check(spec: Entry) -> None:
     """Raise ConfigError, which says everything that is wrong, unless the recipe can be followed."""
     wrong = [problem for rule in _RULES for problem in rule(spec)]
     if wrong:
         raise ConfigError(f"The entry of {spec.name!r} cannot be used: {'; '.join(wrong)}.")
 
 
-def check_dimensions(spec: ModelSpec, dimensions: int | None, width: int | None) -> None:
+def check_dimensions(spec: Entry, dimensions: int | None, width: int | None) -> None:
     """Raise ConfigError unless vectors of `width` numbers (None: not known yet) may be cut to so many (None: all)."""
     if dimensions is None:
         return
@@ -80,10 +119,10 @@ def check_dimensions(spec: ModelSpec, dimensions: int | None, width: int | None)
         raise ConfigError(f"dimensions={dimensions} must be {spec.matryoshka} to {most} for {spec.name}.")
 
 
-def _names(spec: ModelSpec) -> Iterator[str]:
+def _names(spec: Entry) -> Iterator[str]:
     if not isinstance(spec.name, str) or not spec.name.strip():
         yield f"name is {spec.name!r}, expected a text"
-    for what in ("aliases", "prefix", "suffix", "separator", "answers"):
+    for what in ("aliases", "prefix", "suffix", "separator", "answers", "languages"):
         value = getattr(spec, what)
         if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
             yield f"{what} is {value!r}, expected a tuple of texts"
@@ -91,14 +130,17 @@ def _names(spec: ModelSpec) -> Iterator[str]:
         yield f"sources is {spec.sources!r}, expected a tuple of Source; a hub is one of {_listed(HUBS)}"
 
 
-def _kinds(spec: ModelSpec) -> Iterator[str]:
+def _kinds(spec: Entry) -> Iterator[str]:
     if spec.task not in TASKS:
         yield f"task is {spec.task!r}, expected one of {_listed(TASKS)}"
-    if spec.architecture not in ARCHITECTURES:
+    if spec.task == "sparse":
+        if spec.architecture != "bm25":
+            yield f"architecture is {spec.architecture!r}, but task 'sparse' is for 'bm25' alone"
+    elif spec.architecture not in ARCHITECTURES:
         yield f"architecture is {spec.architecture!r}, expected one of {_listed(ARCHITECTURES)}"
 
 
-def _embedder(spec: ModelSpec) -> Iterator[str]:
+def _embedder(spec: Entry) -> Iterator[str]:
     if spec.task != "embedding":
         return
     body = ARCHITECTURES.get(spec.architecture)
@@ -111,9 +153,11 @@ def _embedder(spec: ModelSpec) -> Iterator[str]:
         yield "dimension is None, but an embedder needs the length of its vectors"
     if spec.scoring is not None:
         yield f"scoring is {spec.scoring!r}, but an embedder has none"
+    if spec.sparse is not None and spec.sparse not in SPARSE:
+        yield f"sparse is {spec.sparse!r}, expected one of {_listed(SPARSE)}, or None"
 
 
-def _reranker(spec: ModelSpec) -> Iterator[str]:
+def _reranker(spec: Entry) -> Iterator[str]:
     if spec.task != "reranking":
         return
     scorings = {scoring for body in ARCHITECTURES.values() for scoring in body.scorings}
@@ -122,14 +166,14 @@ def _reranker(spec: ModelSpec) -> Iterator[str]:
     elif spec.architecture in ARCHITECTURES and spec.scoring not in ARCHITECTURES[spec.architecture].scorings:
         able = [name for name, body in ARCHITECTURES.items() if spec.scoring in body.scorings]
         yield f"architecture {spec.architecture!r} has no head for scoring {spec.scoring!r}; use {_listed(able)}"
-    for what in ("dimension", "pooling", "matryoshka"):
-        if getattr(spec, what) is not None:
+    for what in ("dimension", "pooling", "matryoshka", "dense", "sparse"):
+        if getattr(spec, what) not in (None, False):
             yield f"{what} is {getattr(spec, what)!r}, but a reranker has none"
     if spec.scoring == "yes-no" and len(spec.answers) != 2:
         yield f"answers is {spec.answers!r}, but scoring 'yes-no' compares two tokens"
 
 
-def _sizes(spec: ModelSpec) -> Iterator[str]:
+def _sizes(spec: Entry) -> Iterator[str]:
     sizes = {name: getattr(spec, name) for name in ("max_length", "length_limit")}
     sizes |= {
         name: value for name in ("parameters", "dimension", "matryoshka") if (value := getattr(spec, name)) is not None
@@ -144,7 +188,7 @@ def _sizes(spec: ModelSpec) -> Iterator[str]:
         yield f"matryoshka {spec.matryoshka} is over dimension {spec.dimension}"
 
 
-def _templates(spec: ModelSpec) -> Iterator[str]:
+def _templates(spec: Entry) -> Iterator[str]:
     for what in ("query_template", "document_template"):
         template = getattr(spec, what)
         if not isinstance(template, str) or template.count("{text}") != 1:
@@ -158,7 +202,7 @@ def _templates(spec: ModelSpec) -> Iterator[str]:
         yield f"instruction is {spec.instruction!r}, but query_template has no place {{instruction}} for it"
 
 
-_RULES: tuple[Callable[[ModelSpec], Iterator[str]], ...] = (
+_RULES: tuple[Callable[[Entry], Iterator[str]], ...] = (
     _names, _kinds, _embedder, _reranker, _sizes, _templates,
 )  # fmt: skip
 

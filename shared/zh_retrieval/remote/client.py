@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import gzip
 import itertools
 import json
-import random
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zh_retrieval import errors
-from zh_retrieval.errors import (
-    ClosedError,
-    ConfigError,
-    InputError,
-    MissingExtraError,
-    OverloadedError,
-    RemoteError,
-    UnknownModelError,
-    ZhRetrievalError,
-)
+from zh_retrieval.errors import ClosedError, ConfigError, MissingExtraError, RemoteError, ZhRetrievalError
 from zh_retrieval.remote.address import Address
-from zh_retrieval.validation import UnscorableQueryError
+from zh_retrieval.remote.backoff import Backoff, retry_after
+from zh_retrieval.remote.reply import Reply
 
 if TYPE_CHECKING:
     import httpx
 
 _AGAIN = frozenset({408, 429, 502, 503, 504})
-_PAUSES = (0.2, 30.0)  # seconds: after the first try, and at most
 _CONNECT = 10.0  # seconds
 _FIRST_TRIES = 3  # connections that fail before the first answer: the address is wrong rather than the server busy
 _WORTH_PACKING = 16_384  # bytes of a body
 _TOGETHER = 64  # requests: httpx looks through all that wait for a connection, once for each
-_KINDS: dict[str, type[ZhRetrievalError]] = {
-    **{name: kind for name, kind in vars(errors).items() if isinstance(kind, type)},
-    "UnscorableQueryError": UnscorableQueryError,
-}
+_LARGEST = 128_000_000  # bytes of an answer: 256 vectors of 4096 numbers, written out, are 25 million
+_LARGEST_REFUSAL = 65_536  # bytes that are read of one
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A failure that can pass, and the seconds that the server asks for."""
+
+    error: ZhRetrievalError
+    asked: float | None = None
 
 
 def import_httpx() -> Any:
@@ -67,17 +62,17 @@ class Client:
 
     async def get(self, path: str) -> Any:
         """Return the JSON that a path has. Raises as `post`."""
-        return _decoded(await self._send("GET", path, None, {}))
+        return (await self._send("GET", path, None, {}, _LARGEST)).json()
 
     async def post_json(self, path: str, body: dict[str, Any]) -> Any:
         """Return the JSON that answers a body. Raises as `post`."""
-        return _decoded(await self.post(path, body))
+        return (await self.post(path, body)).json()
 
-    async def post(self, path: str, body: dict[str, Any], *, pack: bool = False) -> httpx.Response:
-        """Return the answer to a body; `pack` says that the server takes compressed ones.
+    async def post(self, path: str, body: dict[str, Any], *, pack: bool = False, most: int = _LARGEST) -> Reply:
+        """Return the answer to a body, of `most` bytes; `pack` says that the server takes compressed ones.
 
         Raises:
-            ConfigError: The key is missing or wrong.
+            ConfigError: The key is missing or wrong, or the environment's proxy cannot be used.
             RemoteError: The server cannot be reached in time, fails, or answers what is no answer.
             ZhRetrievalError: What the server says, as the class that it names.
         """
@@ -86,7 +81,7 @@ class Client:
         if pack and len(content) >= _WORTH_PACKING and not self.address.is_near:
             content = await asyncio.to_thread(gzip.compress, content, 1)
             headers["content-encoding"] = "gzip"
-        return await self._send("POST", path, content, headers)
+        return await self._send("POST", path, content, headers, most)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -94,49 +89,60 @@ class Client:
         if self._http is not None:
             await self._http.aclose()
 
-    async def _send(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> httpx.Response:
-        """Try until it works, the fault is the caller's, or the time is over."""
+    async def _send(self, method: str, path: str, content: bytes | None, headers: dict[str, str], most: int) -> Reply:
+        """Try until it works, the fault is the caller's, or the time is over: then it is what the server said last."""
         end = time.monotonic() + self.address.timeout
-        pause = _PAUSES[0]
+        backoff, last = Backoff(), None
         for tries in itertools.count(1):
-            failure, wait = await self._try(method, path, content, headers, end)
-            if not isinstance(failure, Exception):
-                return failure
-            wait = pause * random.uniform(0.5, 1.0) if wait is None else wait
+            try:
+                left = max(0.001, end - time.monotonic())
+                found = await asyncio.wait_for(self._try(method, path, content, headers, most), left)
+            except (asyncio.TimeoutError, self._httpx.TimeoutException):
+                raise last or RemoteError(
+                    f"{self.address.url} did not answer within {self.address.timeout:g} s. "
+                    "Raise timeout=, or send less."
+                ) from None
+            if isinstance(found, Reply):
+                return found
+            last, wait = found.error, backoff.after(found.asked)
             if time.monotonic() + wait >= end or (tries >= _FIRST_TRIES and not self._met):
-                raise failure
+                raise last
             await asyncio.sleep(wait)
-            pause = min(2 * pause, _PAUSES[1])
         raise AssertionError("unreachable")
 
     async def _try(
-        self, method: str, path: str, content: bytes | None, headers: dict[str, str], end: float
-    ) -> tuple[httpx.Response | ZhRetrievalError, float | None]:
-        """Return the answer; or an error after which another try may help, and the seconds the server asks for.
-
-        An error that stays is raised.
-        """
-        left = max(0.001, end - time.monotonic())
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str], most: int
+    ) -> Reply | _Again:
+        """Return the answer, or an error after which another try may help; an error that stays is raised."""
         try:
-            response = await asyncio.wait_for(self._asked(method, path, content, headers), left)
-        except (asyncio.TimeoutError, self._httpx.TimeoutException):
-            raise RemoteError(
-                f"{self.address.url} did not answer within {self.address.timeout:g} s. Raise timeout=, or send less."
-            ) from None
+            reply = await self._asked(method, path, content, headers, most)
+        except self._httpx.TimeoutException:
+            raise
+        except self._httpx.DecodingError:
+            raise RemoteError(f"{self.address.url} answered what cannot be decompressed.") from None
+        except self._httpx.InvalidURL as error:
+            raise ConfigError(f"base_url={self.address.url!r} is no address of a server: {error}.") from None
         except self._httpx.HTTPError as error:
-            return RemoteError(f"{self.address.url} cannot be reached: {error or type(error).__name__}."), None
+            return _Again(RemoteError(f"{self.address.url} cannot be reached: {error or type(error).__name__}."))
         self._met = True
-        if response.is_success:
-            return response, None
-        failure = _failure(response, self.address)
-        if response.status_code in _AGAIN:
-            return failure, _asked_for(response)
+        if 200 <= reply.status < 300:
+            return reply
+        failure = reply.failure(self.address)
+        if reply.status in _AGAIN:
+            return _Again(failure, retry_after(reply.headers.get("retry-after", "")))
         raise failure
 
-    async def _asked(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> httpx.Response:
-        http = self._connections()
-        async with self._turns:
-            return await http.request(method, self.address.url + path, content=content, headers=headers)
+    async def _asked(self, method: str, path: str, content: bytes | None, headers: dict[str, str], most: int) -> Reply:
+        http, url = self._connections(), self.address.url + path
+        async with self._turns, http.stream(method, url, content=content, headers=headers) as response:
+            read = bytearray()
+            async for part in response.aiter_bytes():
+                read += part
+                if not response.is_success and len(read) > _LARGEST_REFUSAL:
+                    break
+                if len(read) > most:
+                    raise RemoteError(f"{url} answered with more than {most} bytes. Is it the server that you mean?")
+            return Reply(url, response.status_code, response.headers, bytes(read))
 
     def _connections(self) -> httpx.AsyncClient:
         if self._closed:
@@ -152,66 +158,28 @@ class Client:
         opened: httpx.AsyncClient = self._httpx.AsyncClient(
             headers={**key, "user-agent": "zh-retrieval"},
             timeout=self._httpx.Timeout(address.timeout, connect=min(_CONNECT, address.timeout)),
-            limits=self._httpx.Limits(max_connections=_TOGETHER, max_keepalive_connections=16, keepalive_expiry=20),
-            mounts={f"all://{address.host}": None} if address.is_near else None,  # past any proxy
+            transport=self._transport(),
+            trust_env=False,  # the environment's proxies are read below: httpx fails on some that it need not use
         )
         return opened
 
-
-def _decoded(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        raise RemoteError(
-            f"{response.url} answered {response.headers.get('content-type', 'something')!r} instead of JSON: "
-            f"{response.text[:80]!r}. Does base_url name the server itself?"
-        ) from None
-
-
-def _failure(response: httpx.Response, address: Address) -> ZhRetrievalError:
-    """Return what a refusal means, as the server's own class where it names one of ours."""
-    status = response.status_code
-    name, message = _said(response)
-    if status in (401, 403):
-        given = "refused the key" if address.key else "asks for a key"
-        return ConfigError(f"{address.url} {given}. Give api_key=, or set ZH_RETRIEVAL_API_KEY.")
-    if name in _KINDS:
-        return _KINDS[name](message)
-    said = f"{address.url} answered {status}: {message}"
-    if status == 429:
-        return OverloadedError(said)
-    if status == 404 and "model" in message.lower():
-        return UnknownModelError(said)
-    if status in (400, 413, 422):
-        return InputError(said)
-    hint = (
-        " Is the address right, and does the server speak this dialect?" if status in (301, 302, 307, 404, 405) else ""
-    )
-    return RemoteError(said + hint)
-
-
-def _said(response: httpx.Response) -> tuple[str, str]:
-    """Return the error's class and message, in whatever dialect it is said."""
-    try:
-        body = response.json()
-    except ValueError:
-        return "", response.text[:200] or response.reason_phrase
-    if not isinstance(body, dict):
-        return "", str(body)[:200]
-    nested = body.get("error")
-    inner = nested if isinstance(nested, dict) else body
-    message = inner.get("message") or inner.get("error") or inner.get("detail") or body
-    return str(inner.get("type", "")), message if isinstance(message, str) else json.dumps(message)[:400]
-
-
-def _asked_for(response: httpx.Response) -> float | None:
-    """Return the seconds of `Retry-After`, a number or a date; None where nothing is said."""
-    said = response.headers.get("retry-after", "")
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
+    def _transport(self) -> httpx.AsyncHTTPTransport:
+        address = self.address
+        proxy = address.proxy()
+        try:
+            transport: httpx.AsyncHTTPTransport = self._httpx.AsyncHTTPTransport(
+                verify=address.url.startswith("https:"),
+                trust_env=not address.is_near,  # SSL_CERT_FILE and SSL_CERT_DIR
+                limits=self._httpx.Limits(max_connections=_TOGETHER, max_keepalive_connections=16, keepalive_expiry=20),
+                proxy=proxy,
+            )
+        except (ImportError, ValueError, OSError, self._httpx.InvalidURL) as error:
+            if proxy is None:
+                raise ConfigError(f"No connection to {address.url} can be opened: {error}.") from error
+            scheme = proxy.partition("://")[0]
+            raise ConfigError(
+                f"The environment names a {scheme}:// proxy for {address.url} that cannot be used "
+                f"({type(error).__name__}). Put {address.host} into NO_PROXY, write http:// or socks5:// (which needs: "
+                'pip install "httpx[socks]"), or take the proxy out of the environment.'
+            ) from None
+        return transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from zh_retrieval.errors import ConfigError, InputError
 from zh_retrieval.options import Overflow
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.remote.client import Client
-from zh_retrieval.remote.dialects.base import Answer, Dialect, Served, Side
+from zh_retrieval.remote.dialects.base import Answer, Dialect, ModelInfo, Side, prompted
 from zh_retrieval.remote.model import RemoteModel
 from zh_retrieval.remote.parts import cut
 from zh_retrieval.validation import as_tuple, check_text, check_texts
@@ -25,7 +26,7 @@ class RemoteEncoder(RemoteModel, Encoder):
         spec: ModelSpec,
         client: Client,
         dialect: Dialect,
-        served: Served,
+        served: ModelInfo,
         overflow: Overflow,
         dimensions: int | None,
     ) -> None:
@@ -39,6 +40,9 @@ class RemoteEncoder(RemoteModel, Encoder):
     @property
     def dimension(self) -> int:
         return self._kept
+
+    def _own_options(self) -> dict[str, Any]:
+        return {"dimensions": self._kept} if self._kept != self._width else {}
 
     def encode_queries(
         self, texts: Sequence[str], *, instruction: str | None = None, show_progress: bool = False
@@ -94,7 +98,8 @@ class RemoteEncoder(RemoteModel, Encoder):
             return Answer(self._shortened(answer.rows), answer.cut)
 
         out = np.empty((len(texts), self._kept), dtype=np.float32)
-        ranges = cut(texts, self.served, lambda text: (text,))
+        [prompt] = prompted(self.spec, [""], side, instruction)
+        ranges = cut(texts, self.served, lambda text: (text,), prompt)
         return await self._gathered(ranges, ask, out, "texts", show_progress)
 
     async def _chunks(self, document: str, spans: tuple[Span, ...]) -> np.ndarray:

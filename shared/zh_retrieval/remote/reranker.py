@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from zh_retrieval.base import Pair, Reranker
-from zh_retrieval.errors import InputError
-from zh_retrieval.remote.dialects.base import Answer
+from zh_retrieval.options import Overflow
+from zh_retrieval.recipes.spec import ModelSpec
+from zh_retrieval.remote.client import Client
+from zh_retrieval.remote.dialects.base import Answer, Dialect, ModelInfo
 from zh_retrieval.remote.model import RemoteModel
 from zh_retrieval.remote.parts import cut
-from zh_retrieval.validation import as_tuple, check_text
+from zh_retrieval.validation import as_tuple, check_pairs
 
 
 class RemoteReranker(RemoteModel, Reranker):
     """A reranking model on a server."""
+
+    def __init__(
+        self, spec: ModelSpec, client: Client, dialect: Dialect, served: ModelInfo, overflow: Overflow,
+        scale: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(spec, client, dialect, served, overflow)
+        self._scale = scale
+
+    def _own_options(self) -> dict[str, Any]:
+        return {} if self._scale == "auto" else {"score_scale": self._scale}
 
     def score(
         self, pairs: Sequence[Pair], *, instruction: str | None = None, show_progress: bool = False
@@ -36,11 +49,7 @@ class RemoteReranker(RemoteModel, Reranker):
     def _pairs(self, pairs: Sequence[Pair], instruction: str | None) -> tuple[Pair, ...]:
         self.spec.format_query("", instruction)
         taken = as_tuple(pairs, "pairs", "(query, document)")
-        for index, pair in enumerate(taken):
-            if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:
-                raise InputError(f"pairs[{index}] is {type(pair).__name__}, expected (query, document).")
-            check_text(pair[0], f"pairs[{index}] query")
-            check_text(pair[1], f"pairs[{index}] document")
+        check_pairs(taken)
         return tuple((query, document) for query, document in taken)
 
     async def _scores(self, pairs: tuple[Pair, ...], instruction: str | None, show_progress: bool) -> np.ndarray:
@@ -48,5 +57,6 @@ class RemoteReranker(RemoteModel, Reranker):
             return await self._dialect.score(pairs[low:high], instruction)
 
         out = np.empty(len(pairs), dtype=np.float32)
-        ranges = cut(pairs, self.served, lambda pair: pair)
+        prompt = self.spec.format_query("", instruction) + self.spec.format_document("")
+        ranges = cut(pairs, self.served, lambda pair: pair, prompt)
         return await self._gathered(ranges, ask, out, "pairs", show_progress)

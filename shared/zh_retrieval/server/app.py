@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from zh_retrieval.server.auth import Keys
-from zh_retrieval.server.exchange import Exchange
-from zh_retrieval.server.health import Health
-from zh_retrieval.server.metrics import Metrics
-from zh_retrieval.server.models import Models
-from zh_retrieval.server.problems import RequestError, answer, openai, own, problem
-from zh_retrieval.server.routes import openai as openai_routes
-from zh_retrieval.server.routes import operation, pages, playground, rerank, score, tei
-from zh_retrieval.server.routes import own as own_routes
+from zh_retrieval.server.dialects import cohere, infinity, ollama, rerank, score, similarity, tei
+from zh_retrieval.server.dialects import openai as openai_routes
+from zh_retrieval.server.dialects import own as own_routes
+from zh_retrieval.server.exchange import Exchange, Handler, Incoming
+from zh_retrieval.server.http.arrival import Arrival
+from zh_retrieval.server.http.body import Bodies
+from zh_retrieval.server.http.problems import RequestError, answer, openai, own, problem
+from zh_retrieval.server.models.ids import Models
+from zh_retrieval.server.models.served import named
+from zh_retrieval.server.operation.health import Health
+from zh_retrieval.server.operation.metrics import Metrics
+from zh_retrieval.server.routes import documentation as pages
+from zh_retrieval.server.routes import operation, playground
 from zh_retrieval.server.routes.route import Route
 from zh_retrieval.server.running import Running
-from zh_retrieval.server.served import named
 from zh_retrieval.server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,7 +56,9 @@ class App:
         elif scope["type"] == "http":
             if self._router is None:
                 raise RuntimeError("The app was not started: the host must support ASGI's lifespan, and have it on.")
-            await self._router(scope, receive, send)
+            if self.settings.root_path:  # Starlette matches what comes after it, if the path begins with it
+                scope = {**scope, "root_path": self.settings.root_path}
+            await self._router(scope, Arrival(receive, self.settings.transfer_seconds), send)
         else:  # a WebSocket
             await send({"type": "websocket.close", "code": 1000})
 
@@ -63,7 +69,11 @@ class App:
             ZhRetrievalError: The settings make no sense.
         """
         served = list(named(self.settings))
-        running = Running(self.settings, Models(served), Keys(self.settings.keys), Health(served), Metrics(served))
+        settings = self.settings
+        bodies = Bodies(settings.max_body_bytes, settings.max_pending_bytes)
+        health = Health(served, settings.max_wait)
+        metrics = Metrics(served, lambda: health.why_not_ready is None)
+        running = Running(settings, Models(served), Keys(settings.keys), health, metrics, bodies)
         self._running, self._router = running, _router(running)
         running.health.start()
 
@@ -80,7 +90,12 @@ class App:
     @property
     def busy(self) -> bool:
         """Return True while requests are under way."""
-        return self._running is not None and self._running.flying > 0
+        return self.under_way > 0
+
+    @property
+    def under_way(self) -> int:
+        """Return how many requests are under way."""
+        return 0 if self._running is None else self._running.under_way
 
     @property
     def why_not_ready(self) -> str | None:
@@ -90,6 +105,7 @@ class App:
     async def stop(self) -> None:
         """Free the models."""
         if self._running is not None:
+            self._running.close()
             await self._running.health.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -111,17 +127,30 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def tables(settings: Settings) -> tuple[Route, ...]:
+def routes_of(settings: Settings) -> tuple[Route, ...]:
     """Return every route."""
-    dialects = (*own_routes.ROUTES, *openai_routes.ROUTES, *tei.ROUTES, *rerank.ROUTES, *score.ROUTES)
+    dialects = (
+        *own_routes.ROUTES, *openai_routes.ROUTES, *tei.ROUTES, *similarity.ROUTES, *rerank.ROUTES, *score.ROUTES,
+        *cohere.ROUTES, *infinity.ROUTES, *ollama.ROUTES,
+    )  # fmt: skip
     documented = (*dialects, *operation.routes(public_metrics=settings.public_metrics))
-    return (*documented, *pages.routes(documented), *playground.ROUTES)
+    return (
+        *documented,
+        *pages.routes(documented, keys=bool(settings.keys), root_path=settings.root_path),
+        *playground.ROUTES,
+    )
 
 
 def _router(running: Running) -> ASGIApp:
     settings = running.settings
-    routes = [_mounted(route, running) for route in tables(settings)]
-    router: ASGIApp = Router(routes, default=_NotFound(running), redirect_slashes=False)
+    by_path: dict[str, dict[str, Exchange]] = {}
+    for route in routes_of(settings):
+        exchange = Exchange(
+            route.path, route.handler, route.requests, route.error_format, running, public=route.public, work=route.work
+        )
+        by_path.setdefault(route.path, {})[route.method] = exchange
+    routes = [StarletteRoute(path, _Methods(exchanges, running)) for path, exchanges in by_path.items()]
+    router: ASGIApp = Router(routes, default=_refusing(_nothing_there, running), redirect_slashes=False)
     if settings.cors_origins:
         router = CORSMiddleware(
             router, settings.cors_origins, allow_methods=("GET", "POST"), max_age=3600,
@@ -131,20 +160,36 @@ def _router(running: Running) -> ASGIApp:
     return router
 
 
-def _mounted(route: Route, running: Running) -> StarletteRoute:
-    exchange = Exchange(route.path, route.handler, route.dialect, running, public=route.public, work=route.work)
-    return StarletteRoute(route.path, exchange, methods=[route.method])
+class _Methods:
+    """What answers at one path, by method."""
 
-
-class _NotFound:
-    """Answers where there is no route."""
-
-    def __init__(self, running: Running) -> None:
-        self._running = running
+    def __init__(self, exchanges: Mapping[str, Exchange], running: Running) -> None:
+        self._exchanges = dict(exchanges)
+        if "GET" in exchanges:
+            self._exchanges["HEAD"] = exchanges["GET"]
+        self._other = _refusing(self._refused, running)
+        self._allowed = ", ".join(sorted([*self._exchanges, "OPTIONS"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = Request(scope).url.path[:100]
-        error = RequestError(404, f"There is nothing at {scope['method']} {path}. See /docs.", "not_found")
-        response: Response = answer(problem(error, 1), own if path.startswith("/v1/zh-retrieval") else openai, {})
-        self._running.metrics.requests.labels("other", "404").inc()
-        await response(scope, receive, send)
+        await self._exchanges.get(scope["method"], self._other)(scope, receive, send)
+
+    async def _refused(self, incoming: Incoming) -> Response:
+        if incoming.scope["method"] == "OPTIONS":
+            return Response(status_code=204, headers={"allow": self._allowed})
+        error = RequestError(
+            405, f"{incoming.scope['method'][:20]} is not answered here: {self._allowed} are.", "method"
+        )
+        refusal = answer(problem(error, 1), openai)
+        refusal.headers["allow"] = self._allowed
+        return refusal
+
+
+def _refusing(handler: Handler, running: Running) -> Exchange:
+    return Exchange("other", handler, None, openai, running, public=True, work=False)
+
+
+async def _nothing_there(incoming: Incoming) -> Response:
+    method, path = incoming.scope["method"][:20], incoming.scope["path"][:100]
+    error = RequestError(404, f"There is nothing at {method} {path}. See /docs.", "not_found")
+    error.error_format = own if path.startswith("/v1/zh-retrieval") else openai
+    raise error

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from zh_retrieval.server.problems import RequestError
+from zh_retrieval.server.http.problems import RequestError
 
 
 class Keys:

@@ -18,10 +18,11 @@ class PairSequences:
 
     Attributes:
         tokens: The sequences; the best of their scores is the pair's.
-        length: Tokens of the whole pair, uncut, special tokens and prompt included.
+        length: Tokens of the whole pair, uncut, special tokens and prompt included; at least so many if not `whole`.
         query_cut: Query tokens that no sequence holds.
         document_cut: Document tokens that no sequence holds.
         unknown: Whether query or document are mostly unknown to the vocabulary.
+        whole: Query and document were tokenized to their ends.
     """
 
     tokens: tuple[Tokens, ...]
@@ -29,24 +30,42 @@ class PairSequences:
     query_cut: int
     document_cut: int
     unknown: bool
+    whole: bool = True
 
 
 def cross_encoder_pair(
-    query: list[int], document: list[int], tokenizer: TextTokenizer, max_length: int, windows: bool
+    query: list[int],
+    document: list[int],
+    tokenizer: TextTokenizer,
+    max_length: int,
+    windows: bool,
+    index: int = 0,
+    *,
+    whole: bool = True,
 ) -> PairSequences:
-    """Return `<s> query </s></s> document </s>`, as FlagEmbedding's reranker builds it.
+    """Return `<s> query </s></s> document </s>`, as FlagEmbedding's reranker builds it, or the same in BERT's words.
 
     A pair that fits is never cut. Of one that does not, the query is cut to three quarters of `max_length`, then the
     document to what is left, or laid under windows. (FlagEmbedding cuts such a query even where the pair would fit.)
+    Not `whole`: of one of them only the first tokens are given, `max_length` of them or more.
+
+    Raises:
+        UnscorableQueryError: The query is empty, or alone leaves no room for the document: such a score says nothing.
     """
     special = tokenizer.frame_length + len(tokenizer.separator)
+    _check_query(query, max_length - special - len(query), index, max_length, bool(document), whole=whole)
     length = special + len(query) + len(document)
     kept = query if length <= max_length else query[: max(0, min(max_length * 3 // 4, max_length - special - 1))]
     room = max_length - special - len(kept)
     head = [*tokenizer.prefix, *kept, *tokenizer.separator]
-    tokens = tuple(Tokens([*head, *part, *tokenizer.suffix]) for part in cut_document(document, room, windows))
+    second = len(head) if tokenizer.typed_pairs else None
+    tokens = tuple(
+        Tokens([*head, *part, *tokenizer.suffix], second=second) for part in cut_document(document, room, windows)
+    )
     unknown = tokenizer.mostly_unknown(query) or tokenizer.mostly_unknown(document)
-    return PairSequences(tokens, length, len(query) - len(kept), tokens_beyond(document, room, windows), unknown)
+    lost = len(query) - len(kept)
+    beyond = tokens_beyond(document, room, windows) or int(not whole and not lost)
+    return PairSequences(tokens, length, lost, beyond, unknown, whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +94,49 @@ def part_tokens(ids: list[int], offsets: list[tuple[int, int]], document_start: 
 
 
 def query_likelihood_pair(
-    query: list[int], prompt: Context, index: int, tokenizer: TextTokenizer, max_length: int, windows: bool
+    query: list[int],
+    prompt: Context,
+    index: int,
+    tokenizer: TextTokenizer,
+    max_length: int,
+    windows: bool,
+    *,
+    whole: bool = True,
 ) -> PairSequences:
     """Return the prompt followed by the query, whose ids are the targets.
 
-    Only document tokens are cut. The model's input ends before the last query token.
+    Only document tokens are cut. The model's input ends before the last query token. Not `whole`: the document's middle
+    is left out, beyond what `max_length` tokens hold.
 
     Raises:
         UnscorableQueryError: The query is empty, or leaves no room for the document.
     """
-    if not query:
-        raise UnscorableQueryError(f"pairs[{index}] has an empty query, which has no likelihood. Leave the pair out.")
     fixed = len(prompt.head) + len(prompt.tail) + len(query)
     room = max_length - fixed
-    if room < 1 and (prompt.document or room < 0):
-        raise UnscorableQueryError(
-            f"pairs[{index}] has a query of {len(query)} tokens, which leaves no room for a document within "
-            f"{max_length} tokens. Shorten the query or raise max_length."
-        )
+    _check_query(query, room, index, max_length, bool(prompt.document))
     tokens = tuple(
-        Tokens([*prompt.head, *part, *prompt.tail, *query[:-1]], targets=tuple(query))
+        Tokens(
+            [*prompt.head, *part, *prompt.tail, *query[:-1]],
+            targets=tuple(query),
+            shared=max(0, len(prompt.head) + len(part) + len(prompt.tail) - 1),
+        )
         for part in cut_document(prompt.document, room, windows)
     )
     unknown = tokenizer.mostly_unknown(query) or tokenizer.mostly_unknown(prompt.document)
-    return PairSequences(
-        tokens, fixed + len(prompt.document), 0, tokens_beyond(prompt.document, room, windows), unknown
-    )
+    beyond = tokens_beyond(prompt.document, room, windows) or int(not whole)
+    return PairSequences(tokens, fixed + len(prompt.document), 0, beyond, unknown, whole)
+
+
+def _check_query(
+    query: list[int], room: int, index: int, max_length: int, has_document: bool, *, whole: bool = True
+) -> None:
+    if not query:
+        raise UnscorableQueryError(f"pairs[{index}] has an empty query, which has no score. Leave the pair out.")
+    if room < 1 and (has_document or room < 0):
+        raise UnscorableQueryError(
+            f"pairs[{index}] has a query of {len(query)} tokens{'' if whole else ' or more'}, which leaves no room for "
+            f"a document within {max_length} tokens. Shorten the query or raise max_length."
+        )
 
 
 def tokens_beyond(document: list[int], room: int, windows: bool) -> int:

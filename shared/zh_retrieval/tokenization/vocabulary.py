@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zh_retrieval.checks import is_installed
 from zh_retrieval.errors import CheckpointError, MissingExtraError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "tokenizer.model", "spiece.model")
+_READ_WITH = {  # vocabulary -> what else is read where it is the one; the first that is there wins
+    "tokenizer.json": (),
+    "qwen.tiktoken": (),
+    "vocab.txt": ("tokenizer_config.json",),
+    **dict.fromkeys(_SENTENCEPIECE, ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")),
+}
+
+
+def vocabulary_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files that `load_vocabulary` reads of a folder, whether all exist or not."""
+    for name, others in _READ_WITH.items():
+        if (folder / name).is_file():
+            return name, *others
+    return ()
 
 
 def load_vocabulary(folder: Path) -> Tokenizer:
@@ -23,7 +37,7 @@ def load_vocabulary(folder: Path) -> Tokenizer:
 
     Raises:
         CheckpointError: No vocabulary file, or one that cannot be read.
-        MissingExtraError: A sentencepiece model needs the packages sentencepiece and protobuf.
+        MissingExtraError: A sentencepiece model needs transformers, sentencepiece and protobuf.
     """
     from tokenizers import Tokenizer
 
@@ -66,11 +80,10 @@ def _wordpiece(folder: Path) -> Tokenizer:
 
 
 def _sentencepiece(folder: Path, name: str) -> Tokenizer:
-    absent = [package for package in ("sentencepiece", "google.protobuf") if find_spec(package) is None]
-    if absent:
+    if not all(map(is_installed, ("transformers", "sentencepiece", "google.protobuf"))):
         raise MissingExtraError(
-            f"{folder / name} needs a conversion. Run: pip install sentencepiece protobuf, "
-            "or put tokenizer.json of the same model beside it."
+            f"{folder / name} needs a conversion. Put tokenizer.json of the same model beside it, or run: "
+            'pip install "zh-retrieval[torch]" sentencepiece protobuf'
         )
     from transformers import LlamaTokenizer, XLMRobertaTokenizer
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zh_retrieval.cli.flags import add_load_flags, load_options
-from zh_retrieval.cli.searching import FRAMEWORKS, Hits, Passage, Stages, build
-from zh_retrieval.cli.table import render
+from zh_retrieval.cli.flags import add_load_flags, load_options, take_folder
+from zh_retrieval.cli.searching import FRAMEWORKS, Answer, Passage, Stages, build
 from zh_retrieval.errors import ConfigError, InputError, MissingExtraError
-from zh_retrieval.files.records import Reader, Record, text_parser
+from zh_retrieval.files.reading.records import Reader, Record, text_form
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER, DEFAULT_LIKELIHOOD
+from zh_retrieval.table import render
 
-HELP = "build an index and answer questions through LangChain and LlamaIndex, offline"
+HELP = "build an index and answer questions by an embedding model and BM25, through LangChain and LlamaIndex, offline"
 _DEPTH = 10  # passages looked at for each question: MRR@10
 _SHOWN = 12  # questions in the table, besides the ones answered wrongly
 _NOTED = 3  # equal ids named one by one
@@ -36,7 +36,7 @@ class Outcome:
     """What one framework found, and how long it took."""
 
     framework: str
-    hits: list[Hits]
+    answers: list[Answer]
     index_seconds: float
     milliseconds: list[float]
 
@@ -45,14 +45,20 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
         "--input",
-        help="a .txt, .md, .jsonl, .csv or .tsv file, or a folder of .txt, .md and .jsonl; default: the demo corpus",
+        help="a .txt, .md, .jsonl, .csv, .tsv or .parquet file, or a folder or pattern; default: the demo corpus",
     )
     parser.add_argument("--query", action="append", help="ask this (repeatable); default: the demo questions")
-    parser.add_argument("--model", "-m", default=DEFAULT_ENCODER, help="default: the built-in model")
-    parser.add_argument("--reranker", help=f"second stage: {DEFAULT_CROSS_ENCODER}, {DEFAULT_LIKELIHOOD}, ...")
+    parser.add_argument(
+        "--model", "-m", default=DEFAULT_ENCODER, metavar="NAME[=FOLDER]", help="default: the built-in model"
+    )
+    parser.add_argument(
+        "--reranker", metavar="NAME[=FOLDER]", help=f"second stage: {DEFAULT_CROSS_ENCODER}, {DEFAULT_LIKELIHOOD}, ..."
+    )
     parser.add_argument("--reranker-path", help="folder of the reranker's weights")
     parser.add_argument("--framework", choices=("both", *FRAMEWORKS), default="both")
-    parser.add_argument("--top-k", type=int, default=3, help="passages shown for each question")
+    parser.add_argument(
+        "--top-k", type=int, metavar="N", help="passages shown for each question; default 1, with --query 3"
+    )
     parser.add_argument("--all", action="store_true", help="show every question")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     add_load_flags(parser)
@@ -60,6 +66,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, ask, print; status 1 if there were known answers and none was found."""
+    take_folder(arguments)
+    take_folder(arguments, "reranker", "reranker_path")
     passages, notes = _passages(arguments.input)
     questions = _questions(arguments)
     options = load_options(arguments)
@@ -67,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     shared = {name: value for name, value in options.items() if name in machine}
     stages = Stages(
         arguments.model, options, arguments.reranker, {**shared, "path": arguments.reranker_path},
-        max(_DEPTH, arguments.top_k),
+        max(_DEPTH, _top_k(arguments)),
     )  # fmt: skip
     outcomes, missing = _outcomes(arguments.framework, passages, questions, stages)
     report = _report(outcomes, passages, questions, stages, [*notes, *missing])
@@ -80,11 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _passages(source: str | None) -> tuple[list[Passage], list[str]]:
     """Return the passages, each with an id of its own, and a note for each id that was given twice."""
-    paths = [_FOLDER / "corpus.jsonl"] if source is None else _files(Path(source))
     found: dict[str, Passage] = {}
     first: dict[str, str] = {}
     notes = []
-    for record in Reader(text_parser("text", None)).read([str(path) for path in paths]):
+    for record in Reader(text_form()).read([source or str(_FOLDER / "corpus.jsonl")]):
         if not record.text.strip():
             continue
         name = record.id
@@ -94,7 +101,7 @@ def _passages(source: str | None) -> tuple[list[Passage], list[str]]:
         first.setdefault(record.id, record.where)
         found[name] = _passage(record, name)
     if not found:
-        raise InputError(f"{source} holds no text. Give a .txt, .md, .jsonl, .csv or .tsv file, or a folder of them.")
+        raise InputError(f"{source} holds no text. Give a file with texts, or a folder of them.")
     if len(notes) > _NOTED:
         notes[_NOTED:] = [f"{len(notes) - _NOTED} more ids are given twice."]
     return list(found.values()), notes
@@ -102,13 +109,6 @@ def _passages(source: str | None) -> tuple[list[Passage], list[str]]:
 
 def _passage(record: Record, name: str) -> Passage:
     return Passage(name, str(record.fields.get("title") or ""), str(record.fields.get("text", record.text)))
-
-
-def _files(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    kinds = (".txt", ".md", ".markdown", ".jsonl")
-    return sorted(file for file in source.rglob("*") if file.suffix.lower() in kinds and file.is_file())
 
 
 def _questions(arguments: argparse.Namespace) -> list[Question]:
@@ -143,20 +143,22 @@ def _ask(framework: str, passages: list[Passage], questions: list[Question], sta
         start = time.perf_counter()
         search = build(framework, passages, stages)
         index_seconds = time.perf_counter() - start
-        hits, milliseconds = [], []
+        answers, milliseconds = [], []
         for question in questions:
             start = time.perf_counter()
-            hits.append(search(question.text))
+            answers.append(search(question.text))
             milliseconds.append((time.perf_counter() - start) * 1000)
-    return Outcome(framework, hits, index_seconds, milliseconds)
+    return Outcome(framework, answers, index_seconds, milliseconds)
 
 
 def _report(
     outcomes: list[Outcome], passages: list[Passage], questions: list[Question], stages: Stages, notes: list[str]
 ) -> dict[str, Any]:
-    first = outcomes[0].hits
+    first = outcomes[0].answers
     agree = all(
-        [[name for name, _ in hits] for hits in o.hits] == [[n for n, _ in hits] for hits in first] for o in outcomes
+        [[hit.id for hit in answer.hits] for answer in outcome.answers]
+        == [[hit.id for hit in answer.hits] for answer in first]
+        for outcome in outcomes
     )
     return {
         "model": stages.model,
@@ -167,10 +169,14 @@ def _report(
         "frameworks_agree": agree if len(outcomes) > 1 else None,
         "notes": notes,
         "answers": [
-            {"question": question.text, "answer": question.answer, "hits": [{"id": n, "score": s} for n, s in hits]}
-            for question, hits in zip(questions, first, strict=True)
+            {
+                "question": question.text, "answer": question.answer,
+                "hits": [{"id": hit.id, "score": hit.score} for hit in answer.hits],
+                "dense_alone": answer.dense[:_DEPTH], "bm25_alone": answer.lexical[:_DEPTH],
+            }
+            for question, answer in zip(questions, first, strict=True)
         ],
-    }
+    }  # fmt: skip
 
 
 def _summary(outcome: Outcome, passages: list[Passage], questions: list[Question]) -> dict[str, Any]:
@@ -179,16 +185,29 @@ def _summary(outcome: Outcome, passages: list[Passage], questions: list[Question
         "passages_per_second": round(len(passages) / outcome.index_seconds, 1),
         "milliseconds_per_question": round(sorted(outcome.milliseconds)[len(questions) // 2], 1),
     }
-    ranks = [_rank(hits, q.answer) for hits, q in zip(outcome.hits, questions, strict=True) if q.answer]
-    if ranks:
-        summary["hit@1"] = round(sum(rank == 1 for rank in ranks) / len(ranks), 4)
-        summary["mrr@10"] = round(sum(1 / rank for rank in ranks if 0 < rank <= _DEPTH) / len(ranks), 4)
+    known = [(given, question.answer) for given, question in zip(outcome.answers, questions, strict=True)]
+    known = [(given, answer) for given, answer in known if answer]
+    if known:
+        summary |= _quality([_rank([hit.id for hit in given.hits], answer) for given, answer in known])
+        summary["dense_alone"] = _quality([_rank(given.dense, answer) for given, answer in known])
+        summary["bm25_alone"] = _quality([_rank(given.lexical, answer) for given, answer in known])
     return summary
 
 
-def _rank(hits: Hits, answer: str) -> int:
+def _quality(ranks: list[int]) -> dict[str, float]:
+    return {
+        "hit@1": round(sum(rank == 1 for rank in ranks) / len(ranks), 4),
+        "mrr@10": round(sum(1 / rank for rank in ranks if 0 < rank <= _DEPTH) / len(ranks), 4),
+    }
+
+
+def _rank(ids: list[str], answer: str | None) -> int:
     """Return the place of the answer, from 1; 0 if it was not found."""
-    return next((place for place, (name, _) in enumerate(hits, 1) if name == answer), 0)
+    return ids.index(answer) + 1 if answer in ids else 0
+
+
+def _top_k(arguments: argparse.Namespace) -> int:
+    return int(arguments.top_k or (3 if arguments.query else 1))
 
 
 def _print(
@@ -199,29 +218,38 @@ def _print(
     arguments: argparse.Namespace,
 ) -> None:
     stages = f" + {report['reranker']}" if report["reranker"] else ""
-    print(f"{report['model']}{stages}: {len(passages)} passages, {len(questions)} questions, offline\n")
-    by_id = {passage.id: passage for passage in passages}
+    print(f"bm25 + {report['model']}{stages}: {len(passages)} passages, {len(questions)} questions, offline\n")
+    labels = {passage.id: _label(passage) for passage in passages}
     rows, hidden = [], 0
-    for number, (question, hits) in enumerate(zip(questions, outcomes[0].hits, strict=True)):
-        rank = _rank(hits, question.answer) if question.answer else None
-        if number >= _SHOWN and rank in (None, 1) and not arguments.all:
+    for number, (question, answer) in enumerate(zip(questions, outcomes[0].answers, strict=True)):
+        ids = [hit.id for hit in answer.hits]
+        if number >= _SHOWN and question.answer in (None, *ids[:1]) and not arguments.all:
             hidden += 1
             continue
-        mark = {None: "", 1: "✓"}.get(rank, "✗")
-        for place, (name, score) in enumerate(hits[: arguments.top_k]):
-            left = (question.text, mark, f"{outcomes[0].milliseconds[number]:.0f} ms") if place == 0 else ("", "", "")
-            right = "←" if name == question.answer else ""
-            rows.append((left[0], left[1], _label(by_id[name]), f"{score:.3f}", right, left[2]))
-    print(render(("question", "", "best passages", "score", "", "time"), rows, (44, 2, 40, 8, 2, 8)))
+        sides = [_marked(side[:1], question.answer, labels) for side in (ids, answer.dense, answer.lexical)]
+        rows.append((question.text, *sides, f"{outcomes[0].milliseconds[number]:.0f} ms"))
+        rows += [("", _marked([id], question.answer, labels), "", "", "") for id in ids[1 : _top_k(arguments)]]
+    header = ("question", "answer", f"{report['model']} alone", "BM25 alone", "time")
+    print(render(header, rows, (40, 26, 26, 26, 8)))
     if hidden:
         print(f"\n{hidden} more questions answered rightly (--all shows them)")
     print()
     for summary in report["frameworks"]:
-        print("  ".join(f"{name} {value}" for name, value in summary.items()))
+        alone = {name: value for name, value in summary.items() if isinstance(value, dict)}
+        print("  ".join(f"{name} {value}" for name, value in summary.items() if name not in alone))
+    if any("hit@1" in summary for summary in report["frameworks"]):
+        for name, found in alone.items():
+            print("  ".join([name.replace("_", " "), *(f"{measure} {value}" for measure, value in found.items())]))
     if report["frameworks_agree"] is not None:
         print(f"both frameworks give the same order: {'yes' if report['frameworks_agree'] else 'NO'}")
     for note in report["notes"]:
         print(f"note: {note}")
+
+
+def _marked(ids: list[str], answer: str | None, labels: dict[str, str]) -> str:
+    """Return the first passage's label, marked as right or wrong where the right one is known."""
+    mark = "" if answer is None else "✓ " if ids[:1] == [answer] else "✗ "
+    return f"{mark}{labels[ids[0]] if ids else '-'}"
 
 
 def _label(passage: Passage) -> str:

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from zh_retrieval.cli.flags import add_hub_flags, load_options
+from zh_retrieval.errors import ConfigError
 from zh_retrieval.options import LoadOptions
 from zh_retrieval.recipes.registry import get_spec
 
@@ -22,6 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Download every model, then print where each is."""
     from zh_retrieval.hub.download import fetch
 
+    for name in arguments.models:
+        if "=" in name:
+            raise ConfigError(f"{name[:200]!r} names a folder of your own: there is nothing to download.")
     specs = [get_spec(name) for name in arguments.models]
     cache_dir = LoadOptions.given(**load_options(arguments)).cache_dir
     for spec in specs:

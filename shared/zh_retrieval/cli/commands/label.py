@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zh_retrieval import checks
 from zh_retrieval.cli.console import has_terminal, say
-from zh_retrieval.cli.flags import add_load_flags, load_options
-from zh_retrieval.cli.table import fit
+from zh_retrieval.cli.flags import add_encoding_flag, add_load_flags, load_options
 from zh_retrieval.recipes.catalogue import DEFAULT_ENCODER
+from zh_retrieval.table import fit
 
 if TYPE_CHECKING:
     from zh_retrieval.evaluation.dataset import Dataset
@@ -30,6 +31,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", "-m", action="append", help="as of eval; repeatable; default: the built-in model")
     parser.add_argument("--depth", type=int, default=5, metavar="N", help="first N passages of each system (default 5)")
     parser.add_argument("--cache", metavar="FOLDER", help="where vectors are kept (default: user's cache)")
+    add_encoding_flag(parser)
     add_load_flags(parser)
 
 
@@ -41,9 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     from zh_retrieval.evaluation.systems.building import build
     from zh_retrieval.evaluation.systems.store import Store, default_root
 
-    folder = Path(arguments.folder)
+    checks.whole_number("--depth", arguments.depth, "a positive whole number of passages")
+    folder = Path(arguments.folder).expanduser()
     labels = Labels(folder / "qrels" / "labels.tsv")
-    data = read_unjudged(folder)
+    data = read_unjudged(folder, arguments.encoding)
     store = Store(Path(arguments.cache) if arguments.cache else default_root())
     systems = build(arguments.model or [DEFAULT_ENCODER], [], load_options(arguments), store, depth=1, bm25=True)
     task = Task(data, arguments.depth, show_progress=has_terminal())

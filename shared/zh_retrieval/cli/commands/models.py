@@ -6,21 +6,27 @@ import argparse
 import json
 from typing import Any
 
-from zh_retrieval.cli.table import render
 from zh_retrieval.recipes.registry import all_specs
+from zh_retrieval.recipes.situations import SITUATIONS, fitting
 from zh_retrieval.recipes.spec import ModelSpec
+from zh_retrieval.table import render
 
 HELP = "list the models"
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.add_argument(
+        "--for", dest="situations", action="append", default=[], choices=tuple(SITUATIONS), metavar="SITUATION",
+        help=f"only those that fit, the smallest first: {', '.join(SITUATIONS)}; repeatable, all must hold",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    entries = [describe(spec) for spec in all_specs()]
+    wanted = arguments.situations
+    entries = [describe(spec) for spec in (fitting(all_specs(), wanted) if wanted else all_specs())]
     if arguments.json:
         print(json.dumps(entries, ensure_ascii=False, indent=1))
         return 0
@@ -28,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     columns = ("name", "task", "dimension", "max_tokens", "size", "licence", "hub_id")
     rows = [[str(entry[column] or "-") for column in columns] for entry in entries]
     print(render(header, rows, (30, 10, 5, 10, 8, 42, 42)))
+    for word in wanted:
+        print(f"\n{word}: {SITUATIONS[word].what}; {SITUATIONS[word].rule}.", end="")
     print("\nsize: weights at 2 bytes each; the built-in model ships in the package (4-bit blocks, 22 MB).")
     return 0
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zh_retrieval.cli.console import progress, say
-from zh_retrieval.cli.flags import add_load_flags, load_options
+from zh_retrieval.cli.console import Progress, say, summary
+from zh_retrieval.cli.flags import add_load_flags, add_reading_flags, load_options, take_folder
+from zh_retrieval.cli.job_metrics import add_metrics_flag, job_metrics
 from zh_retrieval.errors import ConfigError, InputError
-from zh_retrieval.files.records import Reader, Record, text_parser, windows
-from zh_retrieval.files.utf8 import check_utf8, json_text
+from zh_retrieval.files.reading.encodings import check_decoded, check_encoding, open_text
+from zh_retrieval.files.reading.records import Form, Reader, Record, text_form
+from zh_retrieval.files.utf8 import json_text
+from zh_retrieval.files.writing.windows import key_of, windows
 from zh_retrieval.recipes.catalogue import DEFAULT_CROSS_ENCODER
 from zh_retrieval.validation import check_text
 
@@ -21,7 +25,9 @@ if TYPE_CHECKING:
     from zh_retrieval.base import Reranker
 
 HELP = "rerank candidates: JSONL of query and documents, or a TREC run; resumes after an interruption"
-_WINDOW = 32  # queries computed and kept at a time
+_WINDOW = 16  # queries computed and kept at a time, up to four times as many
+_VERSION = 2  # of what a window holds
+_PAIR = re.compile(r"\bpairs\[(\d+)\]")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -34,33 +40,40 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", help='JSONL of {"id" or "_id", "text"}, or .csv, .tsv')
     parser.add_argument("--corpus", help='JSONL of {"id" or "_id", "text", "title"}, or .csv, .tsv')
     parser.add_argument("--output", "-o", required=True, help="file, or - for stdout")
-    parser.add_argument("--model", "-m", default=DEFAULT_CROSS_ENCODER, help="default: %(default)s")
+    parser.add_argument(
+        "--model", "-m", default=DEFAULT_CROSS_ENCODER, metavar="NAME[=FOLDER]", help="default: %(default)s"
+    )
     parser.add_argument("--instruction", help="replaces the model's own instruction, of models that take one")
     parser.add_argument("--top-n", type=int, help="documents to keep for each query; default all")
-    parser.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="lines that are no record")
+    add_reading_flags(parser)
     parser.add_argument("--restart", action="store_true", help="drop an interrupted run instead of resuming it")
+    add_metrics_flag(parser)
     add_load_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Rerank everything."""
     import zh_retrieval
+    from zh_retrieval.files.writing.staging import check_output, own_files
     from zh_retrieval.ranking import rank_scores
 
+    take_folder(arguments)
     rank_scores([], arguments.top_n)  # refuses a bad --top-n before anything is loaded
     if bool(arguments.run) == bool(arguments.inputs):
         raise ConfigError("Give either INPUT files or --run with --queries and --corpus.")
-    parse = text_parser("text", "title") if arguments.run else _check_query
-    reader = Reader(parse, skip=arguments.on_error == "skip", say=say)
-    records = _from_run(arguments, reader) if arguments.run else reader.live(arguments.inputs)
+    encoding = check_encoding(arguments.encoding)
+    sources = [*arguments.inputs, *filter(None, (arguments.run, arguments.queries, arguments.corpus))]
+    staged = arguments.output != "-"
+    if staged:
+        check_output(arguments.output, sources)
+    form = text_form("text", "title", encoding=encoding) if arguments.run else Form(_check_query, encoding=encoding)
+    reader = Reader(form, arguments.on_error == "skip", say, own_files(arguments.output) if staged else ())
+    records = iter(_from_run(arguments, reader)) if arguments.run else reader.live(arguments.inputs)
     with zh_retrieval.load_reranker(arguments.model, **load_options(arguments)) as reranker:
-        if arguments.output == "-":
-            for window in windows(records, _WINDOW):
-                sys.stdout.writelines(_lines(arguments, reranker, window))
-                sys.stdout.flush()
+        if staged:
+            _stage(arguments, reranker, reader, records)
         else:
-            _stage(arguments, reranker, windows((record for record in records if record is not None), _WINDOW))
-    reader.report(rows_matter=False)
+            _stream(arguments, reranker, reader, records)
     return 0
 
 
@@ -68,6 +81,8 @@ def _check_query(fields: dict[str, Any]) -> str:
     query: Any = fields.get("query")
     documents = fields.get("documents")
     check_text(query, "field 'query'")
+    if not query.strip():
+        raise InputError("field 'query' is empty, which gives documents no score. Remove the line.")
     if not isinstance(documents, list):
         raise InputError(f"field 'documents' is {type(documents).__name__}, expected a list.")
     for index, document in enumerate(documents):
@@ -83,16 +98,17 @@ def _text(document: Any) -> str:
     return f"{document['title']}\n{document['text']}" if document.get("title") else str(document["text"])
 
 
-def _lines(arguments: argparse.Namespace, reranker: Reranker, window: list[Record]) -> list[str]:
+def _lines(
+    arguments: argparse.Namespace, reranker: Reranker, reader: Reader, window: list[Record]
+) -> tuple[int, list[str]]:
+    """Return how many queries have scores, and their lines; the others are bad rows."""
     from zh_retrieval.ranking import rank_scores
 
-    pairs = [(record.text, _text(document)) for record in window for document in record.fields["documents"]]
-    scores = reranker.score(pairs, instruction=arguments.instruction).tolist()
-    lines, low = [], 0
-    for record in window:
+    lines, scored = [], 0
+    for record, scores in _scores(arguments, reranker, reader, window):
         documents = record.fields["documents"]
-        ranked = rank_scores(scores[low : low + len(documents)], arguments.top_n)
-        low += len(documents)
+        ranked = rank_scores(scores, arguments.top_n)
+        scored += 1
         if arguments.run:
             name = record.fields["id"]
             lines += [
@@ -102,7 +118,28 @@ def _lines(arguments: argparse.Namespace, reranker: Reranker, window: list[Recor
         else:
             kept = [_scored(documents[entry.index], entry.index, entry.score) for entry in ranked]
             lines.append(json_text({**record.fields, "documents": kept}) + "\n")
-    return lines
+    return scored, lines
+
+
+def _scores(
+    arguments: argparse.Namespace, reranker: Reranker, reader: Reader, window: list[Record]
+) -> Iterator[tuple[Record, list[float]]]:
+    """Yield each query with the scores of its documents; where one has none, queries are tried one by one."""
+    pairs = [[(record.text, _text(document)) for document in record.fields["documents"]] for record in window]
+    try:
+        scores = reranker.score([pair for own in pairs for pair in own], instruction=arguments.instruction).tolist()
+    except InputError as error:
+        if len(window) > 1:
+            for record in window:
+                yield from _scores(arguments, reranker, reader, [record])
+        else:
+            said = _PAIR.sub(r"documents[\1]", str(error))
+            reader.bad(f"{window[0].where}: {said}")
+        return
+    low = 0
+    for record, own in zip(window, pairs, strict=True):
+        yield record, scores[low : low + len(own)]
+        low += len(own)
 
 
 def _scored(document: Any, index: int, score: float) -> dict[str, Any]:
@@ -110,20 +147,29 @@ def _scored(document: Any, index: int, score: float) -> dict[str, Any]:
     return {**fields, "index": index, "score": score}
 
 
-def _from_run(arguments: argparse.Namespace, reader: Reader) -> Iterator[Record | None]:
+def _from_run(arguments: argparse.Namespace, reader: Reader) -> list[Record]:
     if not (arguments.queries and arguments.corpus):
         raise ConfigError("--run needs --queries and --corpus, both JSONL.")
-    queries, corpus = (_by_id(reader, path) for path in (arguments.queries, arguments.corpus))
     if not Path(arguments.run).is_file():
         raise InputError(f"{arguments.run} is not a file. Give a TREC run.")
+    queries, corpus = (_by_id(reader, path) for path in (arguments.queries, arguments.corpus))
     candidates: dict[str, list[dict[str, str]]] = {}
-    with Path(arguments.run).open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+    with Path(arguments.run).open("rb") as raw, open_text(raw, reader.form.encoding, arguments.run) as stream:
         for number, line in enumerate(stream, 1):
-            where = f"line {number} of {arguments.run}"
-            for found in reader.attempt(partial(_candidate, line, where, queries, corpus)) if line.strip() else ():
-                candidates.setdefault(found.text, []).append(found.fields)
-    for name, documents in candidates.items():
-        yield Record({"id": name, "documents": documents}, queries[name], name)
+            if not line.strip():
+                continue
+            try:
+                query, document = _candidate(
+                    line, f"line {number} of {arguments.run}", reader.form.encoding, queries, corpus
+                )
+            except InputError as error:
+                reader.bad(str(error), among_good=False)
+            else:
+                candidates.setdefault(query, []).append({"id": document, "text": corpus[document]})
+    return [
+        Record({"id": name, "documents": documents}, queries[name], name, name)
+        for name, documents in candidates.items()
+    ]
 
 
 def _by_id(reader: Reader, path: str) -> dict[str, str]:
@@ -133,45 +179,70 @@ def _by_id(reader: Reader, path: str) -> dict[str, str]:
         InputError: Two have one id (unless bad lines are skipped: then the first one stays).
     """
     found: dict[str, Record] = {}
-
-    def add(record: Record) -> Record:
+    for record in reader.read([path]):
         first = found.setdefault(record.id, record)
         if first is not record:
-            raise InputError(f"{record.where}: id {record.id!r} is that of {first.where}. Give each text its own.")
-        return record
-
-    for record in reader.read([path]):
-        for _ in reader.attempt(partial(add, record)):
-            pass
+            said = f"{record.where}: id {record.id[:80]!r} is that of {first.where}. Give each text its own."
+            reader.bad(said)
     return {name: record.text for name, record in found.items()}
 
 
-def _candidate(line: str, where: str, queries: dict[str, str], corpus: dict[str, str]) -> Record:
-    """Return one line of a run: the document as fields, the id of its query as text."""
-    check_utf8(line, where)
+def _candidate(
+    line: str, where: str, encoding: str, queries: dict[str, str], corpus: dict[str, str]
+) -> tuple[str, str]:
+    """Return the ids of query and document in one line of a run."""
+    check_decoded(line, where, encoding)
     parts = line.split()
     if len(parts) != 6:
         raise InputError(f"{where}: {len(parts)} columns, expected 6 (qid Q0 id rank score tag).")
     if parts[0] not in queries or parts[2] not in corpus:
-        raise InputError(f"{where}: {parts[0]!r} or {parts[2]!r} is not in --queries or --corpus.")
-    return Record({"id": parts[2], "text": corpus[parts[2]]}, parts[0], where)
+        raise InputError(f"{where}: {parts[0][:80]!r} or {parts[2][:80]!r} is not in --queries or --corpus.")
+    return parts[0], parts[2]
 
 
-def _stage(arguments: argparse.Namespace, reranker: Reranker, parts: Iterator[list[Record]]) -> None:
-    from zh_retrieval.files.staging import Staging, concatenate, fingerprint
+def _stream(
+    arguments: argparse.Namespace, reranker: Reranker, reader: Reader, records: Iterator[Record | None]
+) -> None:
+    with Progress("query") as shown, job_metrics(arguments, shown):
+        for window in windows(records, _WINDOW):
+            sys.stdout.writelines(_lines(arguments, reranker, reader, window)[1])
+            sys.stdout.flush()
+            shown.advance(len(window))
+    reader.report(rows_matter=False)
+    if shown.lines:
+        say(f"{shown.done} queries, {shown.rate()}")
 
-    sources = [*arguments.inputs, *filter(None, (arguments.run, arguments.queries, arguments.corpus))]
+
+def _stage(arguments: argparse.Namespace, reranker: Reranker, reader: Reader, records: Iterator[Record | None]) -> None:
+    from zh_retrieval.files.writing.encoded import Encoded
+    from zh_retrieval.files.writing.staging import Staging
+    from zh_retrieval.files.writing.vectors import Lines
+
     job = {
-        "command": "rerank", "window": _WINDOW, "model": repr(reranker.spec), "top_n": arguments.top_n,
-        "options": load_options(arguments), "dtype": str(reranker.dtype), "inputs": fingerprint(sources),
-        "on_error": arguments.on_error, "instruction": arguments.instruction,
+        "command": "rerank", "version": _VERSION, "model": reranker.spec.name,
+        "weights and options": reranker.fingerprint, "top_n": arguments.top_n, "instruction": arguments.instruction,
+        "run": bool(arguments.run),
     }  # fmt: skip
-    staging = Staging(Path(arguments.output), job, restart=arguments.restart or "-" in arguments.inputs)
-    count = 0
-    with staging, progress("query") as move:
-        for count, window in enumerate(parts, 1):
-            if not staging.has(count - 1):
-                content = "".join(_lines(arguments, reranker, window)).encode("utf-8")
-                staging.add(count - 1, lambda path, c=content: path.write_bytes(c))  # type: ignore[misc]
-            move(len(window))
-        staging.finish(count, concatenate)
+    keys: list[str] = []
+    computed = 0
+    restart = arguments.restart or "-" in arguments.inputs
+    with (
+        Staging(Path(arguments.output), job, Lines(True), restart=restart) as staging,
+        Progress("query") as shown,
+        job_metrics(arguments, shown),
+    ):
+        for window in windows((record for record in records if record is not None), _WINDOW):
+            keys.append(key_of(window))
+            kept = staging.rows(keys[-1])
+            if kept is None:
+                scored, lines = _lines(arguments, reranker, reader, window)
+                content = "".join(lines).encode("utf-8")
+                staging.add(keys[-1], scored, partial(Path.write_bytes, data=content))
+                computed += len(window)
+            elif kept < len(window):
+                reader.skipped_before(len(window) - kept)
+            shown.advance(len(window))
+        reader.check()
+        staging.finish(keys, Encoded())
+    reader.report(rows_matter=False)
+    say(summary(shown, computed, arguments.output))

@@ -1,56 +1,23 @@
-"""A job: plan, start workers, hand out ranges until each has its part."""
+"""A job: plan, start workers, hand out ranges until each has its part, and look whether they are there."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
+from zh_retrieval.distributed.job.dispatch import Dispatch, last_line
 from zh_retrieval.distributed.job.folder import PartFolder
-from zh_retrieval.distributed.job.planning import InputFile, Range, find_files
-from zh_retrieval.distributed.job.worker import Done, RangeWorker, Work, check_alike, plan_file
-from zh_retrieval.distributed.resources import Workers, connected, nodes, plan_workers
+from zh_retrieval.distributed.job.planning import Piece, find_inputs, of_files
+from zh_retrieval.distributed.job.summary import Say, Summary
+from zh_retrieval.distributed.job.worker import Work, plan_file
+from zh_retrieval.distributed.resources import connected, nodes, plan_workers
+from zh_retrieval.errors import ConfigError
+from zh_retrieval.files.reading.sources import Source
 
-_AT_ONCE = 2  # ranges of one worker: one is read or written while the other is computed
-_DEATHS = 5  # workers that may die over one range, or while loading
-_WRITES = 3  # ranges in a row that cannot be written before the job ends
-_PATIENCE = 30.0  # seconds without any worker before something is said
-
-Say = Callable[[str], object]
-
-
-@dataclass
-class Summary:
-    """What a job did.
-
-    Attributes:
-        rows: Rows written by this run.
-        bad: Rows among them without a vector.
-        parts: Parts written by this run.
-        kept: Parts that were there.
-        failures: What has no part, and why; each a line.
-        deaths: Workers that died and were replaced.
-        workers: How many there were, and what each had.
-        seconds: From the first worker's start to the last part.
-        stages: Seconds of all workers together by stage: load, read, embed, write.
-    """
-
-    rows: int = 0
-    bad: int = 0
-    parts: int = 0
-    kept: int = 0
-    failures: list[str] = field(default_factory=list)
-    deaths: int = 0
-    workers: Workers | None = None
-    seconds: float = 0.0
-    stages: dict[str, float] = field(default_factory=dict)
-
-    def spent(self, seconds: dict[str, float]) -> None:
-        """Add the seconds of a range."""
-        for stage, value in seconds.items():
-            self.stages[stage] = self.stages.get(stage, 0.0) + value
+_PATIENCE = 30.0  # seconds without a machine that plans before something is said
+_SEEN_WITHIN = 60.0  # seconds after which a part of another machine is seen here: NFS keeps listings for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +27,7 @@ class Size:
     rows: int
     workers: int | None = None
     cpus: int | None = None
+    gpus: int | None = None
 
 
 def embed_files(
@@ -67,6 +35,9 @@ def embed_files(
     address: str | None, restart: bool, say: Say, advance: Callable[[int], None],
 ) -> Summary:  # fmt: skip
     """Embed files into the parts of a folder, each row once, however often this was killed before.
+
+    Files that were added to those of an earlier run, or have grown, are embedded; of what has changed the old parts
+    are dropped.
 
     Args:
         inputs: Files, folders, patterns, URIs.
@@ -79,173 +50,103 @@ def embed_files(
         advance: Is told how many rows were written.
 
     Raises:
-        InputError: An input means no file, or workers would not compute alike.
-        ConfigError: The folder is another job's.
-        ZhRetrievalError: The model cannot be loaded.
+        ZhRetrievalError: The job cannot be begun; what can be done of it is done otherwise, see `Summary.failures`.
     """
-    files = find_files(inputs)
     folder = PartFolder(work.output)
-    told = [(file.name, file.size, file.modified) for file in files]
-    folder.claim({**job, "inputs": told, "part_rows": size.rows}, restart=restart)
+    files = find_inputs(inputs, work.output, say)
+    mark = folder.claim({**job, "part_rows": size.rows}, restart=restart)
     finished = False
     try:
         with connected(address) as ray:
-            summary = _Run(ray, work, folder, size, say, advance).run(files)
+            summary = _run(ray, replace(work, mark=mark), folder, files, size, say, advance)
         finished = not summary.failures
     finally:
         folder.release(finished=finished)
     return summary
 
 
-class _Run:
-    def __init__(
-        self, ray: Any, work: Work, folder: PartFolder, size: Size, say: Say, advance: Callable[[int], None]
-    ) -> None:
-        self._ray = ray
-        self._folder = folder
-        self._size = size
-        self._say = say
-        self._advance = advance
-        self._workers = plan_workers(nodes(ray), size.workers, size.cpus, str(work.options.get("device", "auto")))
-        self._work = work
-        self._summary = Summary(workers=self._workers)
-        self._waiting: deque[Range] = deque()
-        self._suspects: deque[Range] = deque()  # they were with a worker that died: each is now tried alone
-        self._died: dict[str, int] = {}  # part -> workers that died over it
-        self._flying: dict[Any, tuple[Any, Range | None]] = {}  # result -> worker, its range or None while it loads
-        self._expected: dict[str, Any] | None = None
-        self._unwritten = 0
-        self._failed_loads = 0
-
-    def run(self, files: list[InputFile]) -> Summary:
-        there = self._folder.parts()
-        for part in self._planned(files):
-            if part.part in there:
-                self._summary.kept += 1
-            else:
-                self._waiting.append(part)
-        begun = time.monotonic()
-        try:
-            if self._waiting:
-                for _ in range(min(self._workers.count, len(self._waiting))):
-                    self._start()
-                self._loop()
-        finally:
-            for worker in {id(worker): worker for worker, _ in self._flying.values()}.values():
-                self._ray.kill(worker)
-        self._summary.seconds = time.monotonic() - begun
-        return self._summary
-
-    def _planned(self, files: list[InputFile]) -> list[Range]:
-        planning = self._ray.remote(plan_file)
-        found: list[Range] = []
-        results = [planning.remote(file, self._size.rows) for file in files]
-        if not self._ray.wait(results, timeout=_PATIENCE)[0]:
-            self._say("the cluster has no CPU that is free: waiting for one")
-        for file, result in zip(files, results, strict=True):
-            ranges = self._ray.get(result)
-            if isinstance(ranges, str):
-                self._fail(f"{file.name}: {ranges}")
-            else:
-                found += ranges
-        return found
-
-    def _start(self) -> None:
-        actor = self._ray.remote(RangeWorker).options(
-            num_cpus=self._workers.cpus, num_gpus=self._workers.gpus, max_concurrency=_AT_ONCE, max_restarts=0
+def _run(
+    ray: Any, work: Work, folder: PartFolder, files: list[Source], size: Size,
+    say: Say, advance: Callable[[int], None],
+) -> Summary:  # fmt: skip
+    summary = Summary()
+    planned = _planned(ray, work, files, size.rows, summary, say)
+    waiting, kept = compare(folder, planned, summary, say)
+    begun = time.monotonic()
+    written: list[str] = []
+    if waiting:
+        folder.mark_finished(False)
+        devices = str(work.encoding.options.get("device", "auto"))
+        summary.workers = plan_workers(nodes(ray), size.workers, size.cpus, devices, gpus=size.gpus, say=say)
+        dispatch = Dispatch(ray, work, folder, summary.workers, summary, say, advance)
+        written = dispatch.run(waiting)
+    summary.seconds = time.monotonic() - begun
+    absent = _absent(folder, {*written, *kept})
+    if absent:
+        summary.fail(
+            f"{len(absent)} parts that were written are not in {folder.name}, such as {min(absent)}: somebody took "
+            "them, or not all machines share that folder",
+            say,
         )
-        worker = actor.remote(self._work, self._workers.cpus)
-        self._flying[worker.load.remote(self._expected)] = (worker, None)
+    return summary
 
-    def _loop(self) -> None:
-        begun, waited = time.monotonic(), False
-        while self._flying and (self._waiting or self._suspects or self._busy()):
-            ready, _ = self._ray.wait(list(self._flying), num_returns=1, timeout=1.0)
-            if self._expected is None and not waited and time.monotonic() - begun > _PATIENCE:
-                self._say(
-                    f"no worker has started yet: each needs {self._workers.cpus} CPUs and {self._workers.gpus} GPUs, "
-                    "and its weights"
-                )
-                waited = True
-            for result in ready:
-                worker, part = self._flying.pop(result)
-                self._landed(worker, part, result)
 
-    def _busy(self) -> bool:
-        return any(part is not None for _, part in self._flying.values())
+def _absent(folder: PartFolder, names: set[str]) -> set[str]:
+    """Return those of the parts that are not in the folder, as the machine of the command sees it."""
+    end = time.monotonic() + _SEEN_WITHIN
+    while (absent := names - folder.parts()) and time.monotonic() < end:
+        time.sleep(1.0)
+    return absent
 
-    def _landed(self, worker: Any, part: Range | None, result: Any) -> None:
-        exceptions = self._ray.exceptions
+
+def _planned(
+    ray: Any, work: Work, files: list[Source], rows: int, summary: Summary, say: Say
+) -> dict[Source, list[Piece]]:
+    planning = ray.remote(plan_file)
+    results = [planning.remote(file, rows, work.reading) for file in files]
+    _wait(ray, results, say)
+    found: dict[Source, list[Piece]] = {}
+    for file, result in zip(files, results, strict=True):
         try:
-            value = self._ray.get(result)
-        except exceptions.RayTaskError as error:
-            raise error.cause if isinstance(getattr(error, "cause", None), Exception) else error from None
-        except exceptions.RayError as error:
-            self._lost(worker, part, str(error).splitlines()[0])
-            return
-        if part is None:
-            computes, seconds = value
-            self._summary.spent({"load": seconds})
-            self._failed_loads = 0
-            if self._expected is None:
-                self._expected = self._folder.agree(computes)
-                check_alike(self._expected, computes)
+            planned = ray.get(result)
+        except ray.exceptions.RayError as error:
+            planned = last_line(error)
+        if isinstance(planned, str):
+            summary.fail(f"{file.name}: {planned}", say)
         else:
-            self._finished(part, value)
-        self._hand_out(worker)
+            found[file] = planned
+    return found
 
-    def _finished(self, part: Range, done: Done) -> None:
-        self._summary.spent(done.seconds)
-        if done.failure is None:
-            self._summary.rows += done.rows
-            self._summary.bad += done.bad
-            self._summary.parts += 1
-            self._unwritten = 0
-            for line in done.said:
-                self._say(f"no vector: {line}")
-            self._advance(done.rows)
-            return
-        self._fail(f"{part}: {done.failure}")
-        if done.stage == "write":
-            self._unwritten += 1
-            if self._unwritten >= _WRITES:
-                left = len(self._waiting) + len(self._suspects)
-                self._fail(f"{self._unwritten} parts in a row could not be written: {left} more were not tried")
-                self._waiting.clear()
-                self._suspects.clear()
 
-    def _fail(self, line: str) -> None:
-        self._summary.failures.append(line)
-        self._say(f"failed: {line}")
+def _wait(ray: Any, results: list[Any], say: Say) -> None:
+    """Wait for all results.
 
-    def _lost(self, worker: Any, part: Range | None, reason: str) -> None:
-        """Replace a worker that died, and try what it had again; who killed several is left out."""
-        lost = [(result, lost) for result, (other, lost) in self._flying.items() if other is worker]
-        for result, _ in lost:
-            del self._flying[result]
-        self._ray.kill(worker)
-        self._summary.deaths += 1
-        over = [found for found in (part, *(found for _, found in lost)) if found is not None]
-        if not over:
-            self._failed_loads += 1
-            if self._failed_loads >= _DEATHS:
-                raise RuntimeError(f"{_DEATHS} workers in a row died while they loaded the model: {reason}")
-        for found in over:
-            self._died[found.part] = self._died.get(found.part, 0) + 1
-            if self._died[found.part] >= _DEATHS:
-                self._fail(f"{found}: {_DEATHS} workers died over it ({reason})")
-            else:
-                self._suspects.append(found)
-        self._start()
+    Raises:
+        ConfigError: The last machine of the cluster died.
+    """
+    begun, said, left = time.monotonic(), False, results
+    while left:
+        _, left = ray.wait(left, num_returns=len(left), timeout=min(_PATIENCE, 5.0))
+        if left and not nodes(ray):
+            raise ConfigError("No machine of the cluster lives any more. Run the same command again.")
+        if len(left) == len(results) and not said and time.monotonic() - begun > _PATIENCE:
+            said = True
+            say("the cluster has no CPU that is free: waiting for one")
 
-    def _hand_out(self, worker: Any) -> None:
-        """Give a worker what it has room for; a suspect is its only range, so that it takes nothing else with it."""
-        having = [part for other, part in self._flying.values() if other is worker and part is not None]
-        if any(part.part in self._died for part in having):
-            return
-        while self._waiting and len(having) < _AT_ONCE:
-            having.append(self._waiting.popleft())
-            self._flying[worker.embed.remote(having[-1])] = (worker, having[-1])
-        if not having and self._suspects:
-            part = self._suspects.popleft()
-            self._flying[worker.embed.remote(part)] = (worker, part)
+
+def compare(
+    folder: PartFolder, planned: dict[Source, list[Piece]], summary: Summary, say: Say
+) -> tuple[list[Piece], set[str]]:
+    """Return the pieces that have no part yet, and the parts that are there; parts of what has changed are dropped.
+
+    Parts of files that are not among the planned ones stay: whoever adds to a folder need not give all of it again.
+    """
+    there, identity = folder.parts(), folder.identity
+    names = {piece.name(identity): piece for pieces in planned.values() for piece in pieces}
+    kept = names.keys() & there
+    stale = of_files(there - kept, planned)
+    if stale:
+        say(f"{len(stale)} parts are of rows that have changed since: they are made anew")
+        folder.drop(stale)
+    summary.kept, summary.others = len(kept), len(there) - len(kept) - len(stale)
+    return [piece for name, piece in names.items() if name not in kept], kept

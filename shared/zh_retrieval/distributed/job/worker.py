@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
+from zh_retrieval.distributed.encoding import Encoders, Encoding, missing_of
+from zh_retrieval.distributed.job.agreement import how_computed
 from zh_retrieval.distributed.job.folder import PartFolder
-from zh_retrieval.distributed.job.planning import InputFile, Range, plan
-from zh_retrieval.distributed.job.reading import Row, read
-from zh_retrieval.distributed.mapping import each
-from zh_retrieval.distributed.resources import require, use_threads
-from zh_retrieval.errors import InputError
-from zh_retrieval.files.records import text_parser
+from zh_retrieval.distributed.job.planning import Piece, pieces
+from zh_retrieval.distributed.resources import require
+from zh_retrieval.errors import ConfigError, InputError, ZhRetrievalError
+from zh_retrieval.files.reading.encodings import UTF8
+from zh_retrieval.files.reading.formats.columns import named
+from zh_retrieval.files.reading.ranges import RangeReader
+from zh_retrieval.files.reading.records import Form, Record, text_form
+from zh_retrieval.files.reading.sources import Source
+from zh_retrieval.files.writing.tables import columns_of
+from zh_retrieval.usage import counted
 
-_PROBE = "检索模型把文字变成向量。"
-_ALIKE = 0.998  # least cosine of one text's vectors by the same weights, in any order of computing
 _NAMED = 3  # bad rows of a range that are named one by one
 
 Stage = Literal["read", "embed", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How rows become texts.
+
+    Attributes:
+        text_field: Field or column of the text.
+        title_field: That of a title before it.
+        id_field: That of the id; None: `id` or `_id`, if it is there.
+        encoding: Of files that are text, as `check_encoding` gives it.
+        others: The other columns stay in the parts.
+    """
+
+    text_field: str = "text"
+    title_field: str | None = None
+    id_field: str | None = None
+    encoding: str = UTF8
+    others: bool = True
+
+    def form(self) -> Form:
+        """Return it as the reader has it, which does not travel."""
+        return text_form(self.text_field, self.title_field, id_field=self.id_field, encoding=self.encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +55,18 @@ class Work:
     """What all workers of a job are told.
 
     Attributes:
-        model: Name of a model, or a recipe.
-        options: Those of `load_encoder`.
-        role: "document" or "query".
-        instruction: Replaces the model's query instruction.
-        text_field: Field or column of the text.
-        title_field: That of a title before it.
+        encoding: Which vectors they make.
+        reading: How rows become texts.
         keep_bad: A bad row is a null with its error; otherwise its range fails.
         output: Folder of the parts.
+        mark: That of the run, which the folder holds: see `PartFolder.claim`.
     """
 
-    model: Any
-    options: dict[str, Any]
-    role: Literal["document", "query"]
-    instruction: str | None
-    text_field: str
-    title_field: str | None
+    encoding: Encoding
+    reading: Reading
     keep_bad: bool
     output: str
+    mark: str | None = None
 
 
 @dataclass
@@ -54,28 +74,38 @@ class Done:
     """What became of a range.
 
     Attributes:
+        part: The name of its part.
         rows: Rows of its part.
         bad: Bad rows among them.
-        said: What was wrong with the first of them.
+        cut: Texts that were longer than the model reads.
+        lost: Tokens that these lost, at least.
+        first_errors: What was wrong with the first of them.
+        no_id: What is said of the first row that no field gives an id; None if there is none.
         failure: Why there is no part; None if there is one.
         stage: Where it failed.
         seconds: Time of each stage.
     """
 
+    part: str
     rows: int = 0
     bad: int = 0
-    said: list[str] = field(default_factory=list)
+    cut: int = 0
+    lost: int = 0
+    first_errors: list[str] = field(default_factory=list)
+    no_id: str | None = None
     failure: str | None = None
     stage: Stage = "read"
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def plan_file(file: InputFile, rows: int) -> list[Range] | str:
-    """Return the ranges of a file, or why it has none."""
+def plan_file(source: Source, rows: int, reading: Reading) -> list[Piece] | str:
+    """Return the pieces of a file, or why it has none."""
     try:
-        return plan(file, rows)
-    except (InputError, OSError) as error:
+        return pieces(source, rows, reading.form())
+    except (ZhRetrievalError, OSError) as error:
         return str(error)
+    except Exception as error:  # one file, and not the job
+        return f"{type(error).__name__}: {error}"
 
 
 class RangeWorker:
@@ -85,101 +115,100 @@ class RangeWorker:
         """Take what is to be done; `load` loads the weights."""
         self._work = work
         self._threads = threads
-        self._encoder: Any = None
+        self._encoders: Encoders | None = None
+        self._form = work.reading.form()
+        self._reader = RangeReader(encoding=self._form.encoding, needs=self._form.needs)
         self._lock = threading.Lock()
 
-    def load(self, expected: dict[str, Any] | None) -> tuple[dict[str, Any], float]:
+    def load(self) -> tuple[dict[str, Any], float]:
         """Load the weights, and return how this worker computes and the seconds that took.
 
         Raises:
+            ConfigError: This machine does not share the folder of the parts.
             ZhRetrievalError: The weights cannot be loaded.
-            InputError: It computes otherwise than those before it: see `alike`.
         """
-        from zh_retrieval.loading import load_encoder
-
         begun = time.monotonic()
+        if self._work.mark is not None:
+            try:
+                PartFolder(self._work.output).check_mark(self._work.mark)
+            except ConfigError as error:
+                raise ConfigError(f"{socket.gethostname()}: {error}") from None
         with self._lock:
-            if self._encoder is None:
-                options = use_threads(dict(self._work.options), self._threads)
-                self._encoder = load_encoder(self._work.model, **options)
-        probe = self._encoder.encode_documents([_PROBE])[0]
-        computes = {"dtype": str(self._encoder.dtype), "max_length": self._encoder.max_length, "probe": probe.tolist()}
-        if expected is not None:
-            check_alike(expected, computes)
-        return computes, time.monotonic() - begun
+            if self._encoders is None:
+                self._encoders = self._work.encoding.with_threads(self._threads).open()
+        return how_computed(self._encoders), time.monotonic() - begun
 
-    def embed(self, part: Range) -> Done:
+    def close(self) -> None:
+        """Close the file that was read last."""
+        self._reader.close()
+
+    def embed(self, piece: Piece, part: str) -> Done:
         """Write the part of a range; failures are returned, not raised."""
-        done, begun = Done(), time.monotonic()
+        done, begun = Done(part), time.monotonic()
 
         def reached(stage: Stage, following: Stage | None = None) -> None:
             nonlocal begun
             done.seconds[stage] = time.monotonic() - begun
             done.stage, begun = following or stage, time.monotonic()
 
-        work = self._work
         try:
-            fields = (work.text_field, *([work.title_field] if work.title_field else ()))
-            rows = read(part, text_parser(work.text_field, work.title_field), fields)
+            records = self._read(piece, done)
             reached("read", "embed")
-            table = self._table(rows, done)
+            with counted() as used:
+                table = self._table(records, done)
+            done.cut, done.lost = used.cut, used.lost
             reached("embed", "write")
-            PartFolder(work.output).write(part.part, table)
+            PartFolder(self._work.output).write(part, table)
             reached("write")
         except (InputError, OSError, require("pyarrow").ArrowException) as error:
             done.failure = str(error)
+        except Exception as error:  # what nobody foresaw costs the job one part, and is said by its name
+            done.failure = f"{type(error).__name__}: {error}"
         return done
 
-    def _table(self, rows: list[Row], done: Done) -> Any:
-        """Return columns id, text, embedding and error.
+    def _read(self, piece: Piece, done: Done) -> list[Record]:
+        """Return the records of a range, bad ones among them.
+
+        Raises:
+            InputError: No row has the text's field: it has another name.
+        """
+        rows = self._reader.read(piece.range)
+        records = [self._form.record(row) for row in rows if row.fields or not row.blank]
+        field = self._work.reading.text_field
+        known = [record for record in records if record.fields]
+        if known and not any(field in record.fields for record in known):
+            raise InputError(f"no row has a field {field!r}, only {named(known[0].fields)}. Say which: --text-field.")
+        placed = next((record for record in records if not record.identified and record.error is None), None)
+        if placed is not None:
+            done.no_id = f"{placed.where} has no field 'id' or '_id', only {named(placed.fields)}"
+        return records
+
+    def _table(self, records: list[Record], done: Done) -> Any:
+        """Return columns id, text, those of the input, those of the vectors, and error.
 
         Raises:
             InputError: A row is bad, and bad rows are not kept.
         """
         pa = require("pyarrow")
-        errors = {index: row.error for index, row in enumerate(rows) if row.error is not None}
-        texts = [index for index, row in enumerate(rows) if row.error is None]
-        good, computed, refused = each(self._encode, [rows[index].text for index in texts])
+        errors = {index: record.error for index, record in enumerate(records) if record.error is not None}
+        texts = [index for index in range(len(records)) if index not in errors]
+        assert self._encoders is not None  # `load` comes first
+        good, found, refused = self._encoders.encode_valid([records[index].text for index in texts])
         for index, message in refused.items():
             place = texts[index]
-            errors[place] = f"{rows[place].where}: {message.replace('texts[0]', 'the text')}"
-        done.rows, done.bad = len(rows), len(errors)
-        done.said = [errors[index] for index in sorted(errors)[:_NAMED]]
+            errors[place] = f"{records[place].where}: {message}"
+        done.rows, done.bad = len(records), len(errors)
+        done.first_errors = [errors[index] for index in sorted(errors)[:_NAMED]]
         if errors and not self._work.keep_bad:
             more = f" ({len(errors)} bad rows in this range)" if len(errors) > 1 else ""
-            raise InputError(f"{done.said[0]}{more}")
-        vectors = np.zeros((len(rows), self._encoder.dimension), dtype=np.float32)
-        vectors[[texts[index] for index in good]] = computed
-        missing = pa.array([index in errors for index in range(len(rows))]) if errors else None
-        flat = pa.array(vectors.reshape(-1), type=pa.float32())
+            raise InputError(f"{done.first_errors[0]}{more}")
+        vectors = found.spread([texts[index] for index in good], len(records))
+        columns = columns_of(records, self._form, others=self._work.reading.others, made=found.names)
         columns = {
-            "id": pa.array([row.id for row in rows], type=pa.string()),
-            "text": pa.array([row.text for row in rows], type=pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, self._encoder.dimension, mask=missing),
-            "error": pa.array([errors.get(index) for index in range(len(rows))], type=pa.string()),
+            name: pa.nulls(len(records), pa.string()) if pa.types.is_null(column.type) else column
+            for name, column in columns.items()
         }
+        columns |= vectors.columns(missing_of(errors, len(records)))
+        own = "error" if "error" not in columns else "embedding_error"
+        columns[own] = pa.array([errors.get(index) for index in range(len(records))], type=pa.string())
         return pa.table(columns)
-
-    def _encode(self, texts: Any) -> np.ndarray:
-        vectors: np.ndarray
-        if self._work.role == "query":
-            vectors = self._encoder.encode_queries(texts, instruction=self._work.instruction)
-        else:
-            vectors = self._encoder.encode_documents(texts)
-        return vectors
-
-
-def check_alike(expected: dict[str, Any], computes: dict[str, Any]) -> None:
-    """Raise InputError if two workers would give one text different vectors: other dtypes, lengths or weights."""
-    for name in ("dtype", "max_length"):
-        if expected[name] != computes[name]:
-            raise InputError(
-                f"One worker computes with {name}={computes[name]}, others with {expected[name]}: their vectors "
-                f"do not belong together. Say which: --{name.replace('_', '-')}."
-            )
-    one, other = np.array(expected["probe"]), np.array(computes["probe"])
-    if one.shape != other.shape or one @ other < _ALIKE * np.linalg.norm(one) * np.linalg.norm(other):
-        raise InputError(
-            "Two workers give one text different vectors: their machines have different weights, or those in the "
-            "folder are of another model. Give all of them the same, or choose another --output."
-        )

@@ -19,14 +19,18 @@ MOST = 1024
 def alibi_mask(keys: Node, heads: int, first: Node, queries: Node) -> Node:
     """Return what is added to the logits, float32 (1, N, R, L): -slope * |i - j|.
 
+    Distances are whole until the last step: where the plugin computes in bfloat16, whole numbers that are floats
+    are exact up to 256 only, and the difference of two rounded positions is far from the distance.
+
     Args:
         keys: L, (1,).
         heads: N.
         first: The place of the first query, (1,).
         queries: R, (1,).
     """
-    seen = op.convert(ops.span(keys), "f32")
-    seeing = op.convert(op.add(ops.span(queries), first), "f32")
-    distance = op.abs(op.subtract(op.unsqueeze(seeing, ops.numbers(1)), op.unsqueeze(seen, ops.numbers(0))))  # (R, L)
+    key_places, query_places = ops.span(keys), op.add(ops.span(queries), first)
+    distance = op.abs(
+        op.subtract(op.unsqueeze(query_places, ops.numbers(1)), op.unsqueeze(key_places, ops.numbers(0)))
+    )  # (R, L)
     slope = op.constant(-np.array(slopes(heads), dtype=np.float32)[None, :, None, None])
-    return op.multiply(op.unsqueeze(distance, ops.numbers(0, 1)), slope)
+    return op.multiply(op.unsqueeze(op.convert(distance, "f32"), ops.numbers(0, 1)), slope)

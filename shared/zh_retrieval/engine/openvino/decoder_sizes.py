@@ -36,13 +36,13 @@ class DecoderSizes:
     """A decoder body.
 
     Attributes:
-        words: Rows of the word embeddings.
+        vocab_size: Rows of the word embeddings.
         hidden: Hidden size.
         layers: How many.
         heads: Of queries.
-        groups: Heads of keys and values.
+        kv_heads: Heads of keys and values.
         head: Size of a head, D.
-        wide: Feed-forward size.
+        intermediate_size: Feed-forward size.
         eps: Of the norms.
         frequencies: Radians per position of each pair of a head's numbers, float32 (D / 2,).
         window: A token sees at most so many tokens, itself included; None sees all before it.
@@ -52,13 +52,13 @@ class DecoderSizes:
         limit: The most tokens of one sequence.
     """
 
-    words: int
+    vocab_size: int
     hidden: int
     layers: int
     heads: int
-    groups: int
+    kv_heads: int
     head: int
-    wide: int
+    intermediate_size: int
     eps: float
     frequencies: np.ndarray
     window: int | None
@@ -78,13 +78,13 @@ class DecoderSizes:
         family, heads = given["model_type"], given["num_attention_heads"]
         head = given.get("head_dim") or (128 if family == "qwen3" else given["hidden_size"] // heads)
         return DecoderSizes(
-            words=given["vocab_size"],
+            vocab_size=given["vocab_size"],
             hidden=given["hidden_size"],
             layers=given["num_hidden_layers"],
             heads=heads,
-            groups=given.get("num_key_value_heads") or heads,
+            kv_heads=given.get("num_key_value_heads") or heads,
             head=head,
-            wide=given["intermediate_size"],
+            intermediate_size=given["intermediate_size"],
             eps=given.get("rms_norm_eps", 1e-6),
             frequencies=_frequencies(given, head),
             window=given.get("sliding_window", 4096) if family == "mistral" else None,
@@ -110,7 +110,7 @@ def has_decoder_graph(config: Mapping[str, Any]) -> bool:
         and not (given["model_type"] == "mistral" and given.get("attention_bias", False))
         and not given.get("use_sliding_window", False)
         and all(kind == "full_attention" for kind in kinds)
-        and _turns(given) is not None
+        and _rope(given) is not None
     )
 
 
@@ -118,7 +118,7 @@ def _unified(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"model_type": "qwen2", **qwen2_sizes(dict(config))} if is_qwen1(dict(config)) else config
 
 
-def _turns(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the parameters of rotary positions that `_frequencies` knows; None for others."""
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     kind = rope.pop("rope_type", rope.pop("type", "default"))
@@ -140,13 +140,13 @@ def _frequencies(config: Mapping[str, Any], head: int) -> np.ndarray:
 
     Source of the scalings: transformers, modeling_rope_utils.py ("linear": all slower; "llama3": the slow ones slower).
     """
-    turns = _turns(config) or {}
-    base = 1.0 / turns["theta"] ** (np.arange(0, head, 2, dtype=np.float64) / head)
-    if turns["kind"] == "linear":
-        base = base / turns["factor"]
-    if turns["kind"] == "llama3":
-        low, high = turns["low_freq_factor"], turns["high_freq_factor"]
-        rounds = turns["original_max_position_embeddings"] * base / (2 * math.pi)  # within the first training's length
+    rope = _rope(config) or {}
+    base = 1.0 / rope["theta"] ** (np.arange(0, head, 2, dtype=np.float64) / head)
+    if rope["kind"] == "linear":
+        base = base / rope["factor"]
+    if rope["kind"] == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        rounds = rope["original_max_position_embeddings"] * base / (2 * math.pi)  # within the first training's length
         share = np.clip((rounds - low) / (high - low), 0, 1)
-        base = (1 - share) * base / turns["factor"] + share * base
+        base = (1 - share) * base / rope["factor"] + share * base
     return np.asarray(base, dtype=np.float32)

@@ -1,8 +1,9 @@
 """Mistral, LLaMA, Qwen2, Qwen3 and Qwen-1 bodies as graphs, and what is read from them.
 
-Right padding needs no mask here: a token sees none that come after it.
-Axes: B sequences of a batch, L tokens of the longest, R rows that are read, H hidden, N heads, K heads of keys and
-values, D head size, V vocabulary.
+Right padding needs no mask of its own: a token sees none that come after it. What all sequences of a batch begin with
+may be left out of them: its keys and values come in as `past`, and go out of a pass that computes it alone.
+Axes: B sequences of a batch, L tokens of the longest, P tokens of the past, R rows that are read, H hidden, N heads,
+K heads of keys and values, D head size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
-from zh_retrieval.checkpoint.tensors import Stored
+from zh_retrieval.checkpoint.stored import Stored
 from zh_retrieval.engine.openvino import ops
 from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes
 from zh_retrieval.engine.openvino.ops import Node
-from zh_retrieval.engine.openvino.weights import Weights
+from zh_retrieval.engine.openvino.weights.constants import Weights
 from zh_retrieval.models.qwen1 import qwen2_names
 
 _WORDS = 32768  # logits of a row at a time
@@ -37,6 +38,9 @@ class Decoder:
         self._weights = weights
         self._limit = limit
         self._head = "embed_tokens.weight" if sizes.tied else "lm_head.weight"
+        self.past = op.parameter([2 * sizes.layers, sizes.kv_heads, -1, sizes.head], ov.Type.f32, "past")
+        self.keep = op.parameter([1], ov.Type.i32, "keep")
+        self._kept: list[Node] = []
 
     def states(self, ids: Node, rows: Node) -> Node:
         """Return the last hidden states of some tokens, float32 (R, H).
@@ -46,29 +50,41 @@ class Decoder:
             rows: int32 (R,): which tokens of the B * L. The last layer computes what follows attention for them alone.
         """
         sizes, weights = self._sizes, self._weights
-        hidden = weights.rows_of("embed_tokens.weight", ids, sizes.words, sizes.hidden)
-        turns, mask = self._turns(ids), self._window(ids)
+        hidden = weights.rows_of("embed_tokens.weight", ids, sizes.vocab_size, sizes.hidden)
+        length, past = ops.size(ids, 1), ops.size(self.past, 2)
+        rope, mask = self._rope(length, past), ops.band_mask(length, past, sizes.window or self._limit)
         for number in range(sizes.layers):
             name = f"layers.{number}."
-            seen = self._attention(name, self._norm(name + "input_layernorm", hidden), turns, mask)
+            context = self._attention(number, self._norm(name + "input_layernorm", hidden), rope, mask)
             if number == sizes.layers - 1:
-                seen, hidden = (_rows(x, rows, width) for x, width in ((seen, sizes.heads * sizes.head),
+                context, hidden = (_rows(x, rows, width) for x, width in ((context, sizes.heads * sizes.head),
                                                                        (hidden, sizes.hidden)))  # fmt: skip
             bias = weights.bias(name + "self_attn.o_proj.bias", sizes.hidden) if "o" in sizes.biased else None
             dense = weights.linear(name + "self_attn.o_proj.weight", sizes.hidden, sizes.heads * sizes.head)
-            hidden = op.add(hidden, ops.linear(seen, dense, bias))
+            hidden = op.add(hidden, ops.linear(context, dense, bias))
             hidden = op.add(hidden, self._feed_forward(name, self._norm(name + "post_attention_layernorm", hidden)))
         return self._norm("norm", hidden)
 
-    def _attention(self, name: str, x: Node, turns: tuple[Node, Node], mask: Node | None) -> Node:
+    def _attention(self, number: int, x: Node, rope: tuple[Node, Node], mask: Node) -> Node:
         """Return what the tokens see, (B, L, N * D)."""
         sizes = self._sizes
         q, k, v = (
-            self._project(f"{name}self_attn.{part}", x, heads)
-            for part, heads in (("q", sizes.heads), ("k", sizes.groups), ("v", sizes.groups))
+            self._project(f"layers.{number}.self_attn.{part}", x, heads)
+            for part, heads in (("q", sizes.heads), ("k", sizes.kv_heads), ("v", sizes.kv_heads))
         )
-        k, v = (_repeated(each, sizes) for each in (_turned(k, turns), v))
-        return ops.merge_heads(ops.causal_attention(_turned(q, turns), k, v, mask))
+        k, v = (self._after_past(2 * number + place, each) for place, each in enumerate((_rotated(k, rope), v)))
+        return ops.merge_heads(ops.attention(_rotated(q, rope), _repeated(k, sizes), _repeated(v, sizes), mask))
+
+    def _after_past(self, place: int, x: Node) -> Node:
+        """Return keys or values (B, K, P + L, D), for those of the tokens: the past's come first."""
+        self._kept.append(ops.rows(ops.slice_to(x, self.keep, 2), 0, 1, 0))
+        past = ops.rows(self.past, place, place + 1, 0)  # (1, K, P, D)
+        shape = op.concat([ops.size(x, 0), ops.numbers(1, 1, 1)], 0)
+        return op.concat([op.broadcast(past, shape, broadcast_spec="BIDIRECTIONAL"), x], 2)
+
+    def kept(self) -> Node:
+        """Return keys and values of the first `keep` tokens of the first sequence, float32 (2 * layers, K, keep, D)."""
+        return op.concat(self._kept, 0)
 
     def _project(self, name: str, x: Node, heads: int) -> Node:
         """Return queries, keys or values, (B, heads, L, D), the first two normalised if the body does."""
@@ -82,30 +98,25 @@ class Decoder:
     def _feed_forward(self, name: str, x: Node) -> Node:
         sizes = self._sizes
         gate, up = (
-            ops.linear(x, self._weights.linear(f"{name}mlp.{part}_proj.weight", sizes.wide, sizes.hidden))
+            ops.linear(x, self._weights.linear(f"{name}mlp.{part}_proj.weight", sizes.intermediate_size, sizes.hidden))
             for part in ("gate", "up")
         )
-        down = self._weights.linear(f"{name}mlp.down_proj.weight", sizes.hidden, sizes.wide)
+        down = self._weights.linear(f"{name}mlp.down_proj.weight", sizes.hidden, sizes.intermediate_size)
         return ops.linear(op.multiply(op.swish(gate), up), down)
 
     def _norm(self, name: str, x: Node, width: int | None = None) -> Node:
         scale = self._weights.table(f"{name}.weight", width or self._sizes.hidden)
         return ops.rms_norm(x, scale, self._sizes.eps)
 
-    def _turns(self, ids: Node) -> tuple[Node, Node]:
+    def _rope(self, length: Node, past: Node) -> tuple[Node, Node]:
         """Return cosine and sine of every position's angles, float32 (L, D / 2) each."""
         angles = np.arange(self._limit, dtype=np.float32)[:, None] * self._sizes.frequencies  # as transformers rounds
-        length = ops.size(ids, 1)
+        end = op.add(past, length)
         cosine, sine = (
-            op.slice(op.constant(table.astype(np.float32)), ops.numbers(0), length, ops.numbers(1), ops.numbers(0))
+            op.slice(op.constant(table.astype(np.float32)), past, end, ops.numbers(1), ops.numbers(0))
             for table in (np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64)))
         )
         return cosine, sine
-
-    def _window(self, ids: Node) -> Node | None:
-        """Return the mask of a sliding window, (1, 1, L, L); None where a sequence is never longer."""
-        window = self._sizes.window
-        return None if window is None or window >= self._limit else ops.band_mask(ops.size(ids, 1), window)
 
     def log_likelihoods(self, states: Node, targets: Node) -> Node:
         """Return log p (natural log) of each row's target, float32 (R,).
@@ -119,9 +130,9 @@ class Decoder:
         sizes = self._sizes
         tops, totals, chosen = [], [], ops.scalar(0)
         wanted = op.unsqueeze(targets, ops.numbers(1))  # (R, 1)
-        for low in range(0, sizes.words, _WORDS):
-            high = min(low + _WORDS, sizes.words)
-            logits = ops.linear(states, self._weights.head(self._head, (sizes.words, sizes.hidden), low, high))
+        for low in range(0, sizes.vocab_size, _WORDS):
+            high = min(low + _WORDS, sizes.vocab_size)
+            logits = ops.linear(states, self._weights.head(self._head, (sizes.vocab_size, sizes.hidden), low, high))
             tops.append(op.reduce_max(logits, ops.numbers(1), True))
             totals.append(op.reduce_sum(op.exp(op.subtract(logits, tops[-1])), ops.numbers(1), True))
             place = op.subtract(wanted, ops.numbers(low))
@@ -140,31 +151,36 @@ class Decoder:
         """Return the logit of the first answer less that of the second, float32 (R, 1), in float32 throughout."""
         sizes = self._sizes
         table = self._weights.stored(
-            "embed_tokens.weight" if sizes.tied else "lm_head.weight", sizes.words, sizes.hidden
+            "embed_tokens.weight" if sizes.tied else "lm_head.weight", sizes.vocab_size, sizes.hidden
         )
         first, second = (table.rows(word, word + 1).float32() for word in answers)
         return op.reduce_sum(op.multiply(states, op.constant(first - second)), ops.numbers(1), True)
 
 
 def last_token_graph(decoder: Decoder) -> ov.Model:
-    """Return the graph of an embedder that reads the last token: ids and lengths to float32 (B, 1, H)."""
+    """Return the graph of an embedder that reads the last token: `inputs` to float32 (B, 1, H)."""
     ids, lengths = ops.inputs()
-    return ops.model([op.unsqueeze(decoder.states(ids, last_rows(ids, lengths)), ops.numbers(1))], [ids, lengths])
+    return _graph(decoder, op.unsqueeze(decoder.states(ids, last_rows(ids, lengths)), ops.numbers(1)), [ids, lengths])
 
 
 def answer_graph(decoder: Decoder, answers: tuple[int, int]) -> ov.Model:
-    """Return the graph of a model that answers with one of two words: ids and lengths to float32 (B, 1)."""
+    """Return the graph of a model that answers with one of two words: `inputs` to float32 (B, 1)."""
     ids, lengths = ops.inputs()
     states = decoder.states(ids, last_rows(ids, lengths))
-    return ops.model([decoder.margin(states, answers)], [ids, lengths])
+    return _graph(decoder, decoder.margin(states, answers), [ids, lengths])
 
 
 def likelihood_graph(decoder: Decoder) -> ov.Model:
-    """Return the graph of query likelihoods: ids, lengths, `readouts.target_inputs` to log p of each target, (R,)."""
+    """Return the graph of query likelihoods: `inputs`, `readouts.target_inputs` to log p of each target, (R,)."""
     ids, lengths = ops.inputs()
     rows, targets = (op.parameter([-1], ov.Type.i32, name) for name in ("rows", "targets"))
     found = decoder.log_likelihoods(decoder.states(ids, rows), targets)
-    return ops.model([found], [ids, lengths, rows, targets])
+    return _graph(decoder, found, [ids, lengths, rows, targets])
+
+
+def _graph(decoder: Decoder, found: Node, inputs: list[Node]) -> ov.Model:
+    """Return the graph, which takes `past` and `keep` last and gives `Decoder.kept` last."""
+    return ops.model([found, decoder.kept()], [*inputs, decoder.past, decoder.keep])
 
 
 def last_rows(ids: Node, lengths: Node) -> Node:
@@ -188,9 +204,9 @@ def _rows(x: Node, rows: Node, width: int) -> Node:
     return op.gather(op.reshape(x, ops.numbers(-1, width), False), rows, ops.numbers(0))
 
 
-def _turned(x: Node, turns: tuple[Node, Node]) -> Node:
+def _rotated(x: Node, rope: tuple[Node, Node]) -> Node:
     """Return heads (B, N, L, D) with their rotary positions."""
-    cosine, sine = turns
+    cosine, sine = rope
     left, right = op.split(x, op.constant(np.int32(3)), 2).outputs()
     return op.concat(
         [
@@ -203,8 +219,10 @@ def _turned(x: Node, turns: tuple[Node, Node]) -> Node:
 
 def _repeated(x: Node, sizes: DecoderSizes) -> Node:
     """Return (B, N, L, D) for (B, K, L, D): each head as often as queries share it."""
-    times = sizes.heads // sizes.groups
+    times = sizes.heads // sizes.kv_heads
     if times == 1:
         return x
-    wide = op.broadcast(op.unsqueeze(x, ops.numbers(2)), ops.numbers(1, 1, times, 1, 1), broadcast_spec="BIDIRECTIONAL")
-    return op.reshape(wide, ops.numbers(0, sizes.heads, -1, sizes.head), True)
+    repeated = op.broadcast(
+        op.unsqueeze(x, ops.numbers(2)), ops.numbers(1, 1, times, 1, 1), broadcast_spec="BIDIRECTIONAL"
+    )
+    return op.reshape(repeated, ops.numbers(0, sizes.heads, -1, sizes.head), True)

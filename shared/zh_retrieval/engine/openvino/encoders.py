@@ -15,7 +15,7 @@ from openvino import opset15 as op
 from zh_retrieval.engine.openvino import ops
 from zh_retrieval.engine.openvino.alibi import alibi_mask
 from zh_retrieval.engine.openvino.ops import Node
-from zh_retrieval.engine.openvino.weights import Weights
+from zh_retrieval.engine.openvino.weights.constants import Weights
 from zh_retrieval.models import kind
 from zh_retrieval.models.jina_config import jina_sizes
 
@@ -36,9 +36,6 @@ class LayerWeights(Protocol):
         ...
 
 
-FAMILIES = ("bert", "xlm-roberta", "jina-bert")
-"""The architectures of recipes that are encoders."""
-
 _USUAL = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "max_position_embeddings": 512}
 _NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
@@ -48,13 +45,13 @@ class Sizes:
     """What config.json says of an encoder.
 
     Attributes:
-        words: Rows of the word embeddings.
+        vocab_size: Rows of the word embeddings.
         hidden: Hidden size.
         layers: How many.
         heads: Of a layer.
-        wide: Feed-forward size.
+        intermediate_size: Feed-forward size.
         positions: Rows of the position embeddings.
-        kinds: Rows of the token type embeddings.
+        token_types: Rows of the token type embeddings.
         eps: Of the norms.
         activation: Of the feed-forward.
         offset: The position of the first token.
@@ -62,13 +59,13 @@ class Sizes:
         alibi: JinaBERT: distances in place of position embeddings, and a gated feed-forward.
     """
 
-    words: int
+    vocab_size: int
     hidden: int
     layers: int
     heads: int
-    wide: int
+    intermediate_size: int
     positions: int
-    kinds: int
+    token_types: int
     eps: float
     activation: str
     offset: int
@@ -100,7 +97,7 @@ class Sizes:
 
 
 def has_graph(config: Mapping[str, Any]) -> bool:
-    """Return True if a graph computes what a config.json of one of the families describes."""
+    """Return True if a graph computes what a config.json of an encoder describes."""
     if kind(config) == "jina-bert":
         return True  # of another variant nothing is computed: `Sizes.of` says so
     return (
@@ -111,20 +108,22 @@ def has_graph(config: Mapping[str, Any]) -> bool:
     )
 
 
-def body(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]:
+def body(sizes: Sizes, weights: Weights, first: bool, typed: bool = False) -> tuple[Node, list[Node]]:
     """Return the last hidden states, float32 (B, L, H), and the graph's inputs.
 
     Args:
         sizes: The body's.
         weights: Its tensors.
         first: Compute the last layer for the first token alone, whose row is all that is read: (B, 1, H).
+        typed: The tokens of a second text have the type 1; `lengths` is (B, 2) and says where it begins.
     """
-    ids, lengths = ops.inputs()
+    ids, ends = ops.inputs(2 if typed else 1)
+    lengths, second = (ops.rows(ends, 0, 1), ops.rows(ends, 1, 2)) if typed else (ends, None)
     mask = ops.padding_mask(ids, lengths)
     if sizes.alibi:
         length = ops.size(ids, 1)
         mask = op.add(alibi_mask(length, sizes.heads, ops.numbers(0), length), mask)  # (B, N, L, L)
-    hidden = _embed(sizes, weights, ids)
+    hidden = _embed(sizes, weights, ids, second)
     for number in range(sizes.layers):
         queries = hidden
         if first and number == sizes.layers - 1:
@@ -132,20 +131,31 @@ def body(sizes: Sizes, weights: Weights, first: bool) -> tuple[Node, list[Node]]
         name = f"encoder.layer.{number}."
         q, k, v = project(sizes, weights, name, queries, hidden)
         hidden = finish(sizes, weights, name, queries, ops.merge_heads(ops.attention(q, k, v, mask)))
-    return hidden, [ids, lengths]
+    return hidden, [ids, ends]
 
 
-def _embed(sizes: Sizes, weights: Weights, ids: Node) -> Node:
+def _embed(sizes: Sizes, weights: Weights, ids: Node, second: Node | None) -> Node:
     words = op.gather(
-        weights.table("embeddings.word_embeddings.weight", sizes.words, sizes.hidden), ids, ops.numbers(0)
+        weights.table("embeddings.word_embeddings.weight", sizes.vocab_size, sizes.hidden), ids, ops.numbers(0)
     )
-    kinds = weights.array("embeddings.token_type_embeddings.weight", sizes.kinds, sizes.hidden)
+    token_types = weights.array("embeddings.token_type_embeddings.weight", sizes.token_types, sizes.hidden)
     if sizes.alibi:
-        return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, op.constant(kinds[0])))
+        return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, op.constant(token_types[0])))
     table = weights.array("embeddings.position_embeddings.weight", sizes.positions, sizes.hidden)
-    usable = op.constant(table[sizes.offset :] + kinds[0])
+    usable = op.constant(table[sizes.offset :] + token_types[0])
     positions = op.slice(usable, ops.numbers(0), ops.size(ids, 1), ops.numbers(1), ops.numbers(0))
+    if second is not None:
+        places = op.unsqueeze(ops.span(ops.size(ids, 1)), ops.numbers(0))
+        types = op.convert(op.greater_equal(places, second), "i32")  # (B, L)
+        words = op.add(words, op.gather(op.constant(token_types[:2] - token_types[0]), types, ops.numbers(0)))
     return _norm(sizes, weights, "embeddings.LayerNorm", op.add(words, positions))
+
+
+HEADS: Mapping[str, tuple[str, str]] = {
+    "bert": ("pooler.dense", "classifier"),
+    "xlm-roberta": ("classifier.dense", "classifier.out_proj"),
+}
+"""The two layers of a classification head in transformers' own class, tanh between them; by the kind of config.json."""
 
 
 def project(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, hidden: Node) -> tuple[Node, Node, Node]:
@@ -158,9 +168,9 @@ def project(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, hidde
     return q, k, v
 
 
-def finish(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, seen: Node) -> Node:
+def finish(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, context: Node) -> Node:
     """Return a layer's output for `queries`, its input, and for what attention says that they see, both (B, L, H)."""
-    out = _Dense(weights, name)("attention.output.dense", seen, sizes.hidden, sizes.hidden)
+    out = _Dense(weights, name)("attention.output.dense", context, sizes.hidden, sizes.hidden)
     attended = _norm(sizes, weights, name + "attention.output.LayerNorm", op.add(queries, out))
     return (_gated if sizes.alibi else _plain)(sizes, weights, name, attended)
 
@@ -168,16 +178,20 @@ def finish(sizes: Sizes, weights: LayerWeights, name: str, queries: Node, seen: 
 def _plain(sizes: Sizes, weights: LayerWeights, name: str, attended: Node) -> Node:
     """Return BERT's feed-forward, normalised."""
     dense = _Dense(weights, name)
-    wide = ops.ACTIVATIONS[sizes.activation](dense("intermediate.dense", attended, sizes.wide, sizes.hidden))
-    narrow = dense("output.dense", wide, sizes.hidden, sizes.wide)
+    activated = ops.ACTIVATIONS[sizes.activation](
+        dense("intermediate.dense", attended, sizes.intermediate_size, sizes.hidden)
+    )
+    narrow = dense("output.dense", activated, sizes.hidden, sizes.intermediate_size)
     return _norm(sizes, weights, name + "output.LayerNorm", op.add(attended, narrow))
 
 
 def _gated(sizes: Sizes, weights: LayerWeights, name: str, attended: Node) -> Node:
     """Return JinaBERT's feed-forward, normalised: exact GELU on the first half of what is wide times the second."""
-    gates = weights.linear(name + "mlp.gated_layers.weight", 2 * sizes.wide, sizes.hidden)
+    gates = weights.linear(name + "mlp.gated_layers.weight", 2 * sizes.intermediate_size, sizes.hidden)
     gate, value = op.split(ops.linear(attended, gates), op.constant(np.int32(2)), 2).outputs()
-    narrow = _Dense(weights, name)("mlp.wo", op.multiply(op.gelu(gate, "ERF"), value), sizes.hidden, sizes.wide)
+    narrow = _Dense(weights, name)(
+        "mlp.wo", op.multiply(op.gelu(gate, "ERF"), value), sizes.hidden, sizes.intermediate_size
+    )
     return _norm(sizes, weights, name + "mlp.layernorm", op.add(attended, narrow))
 
 

@@ -5,82 +5,29 @@ Axes: B sequences of a batch, L tokens of the longest, R result rows.
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import openvino as ov
 
 from zh_retrieval import process
 from zh_retrieval.engine.budget import Budget
-from zh_retrieval.engine.openvino.buckets import buckets
+from zh_retrieval.engine.openvino.buckets import buckets, padded_count, padded_length
+from zh_retrieval.engine.openvino.inference import Settings, abandon, compiled, infer
+from zh_retrieval.engine.openvino.long_texts import LongTexts
+from zh_retrieval.engine.openvino.prefixes import Prefix, Prefixes, without
 from zh_retrieval.engine.openvino.readouts import Readout
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.sequence import Tokens
 
-
-class Elsewhere(Protocol):
-    """What computes sequences that are too long for a graph's memory."""
-
-    @property
-    def above(self) -> int:
-        """Return how many tokens the graph takes."""
-        ...
-
-    def run(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        """Return float32 (R, width), rows in the order of `tokens`."""
-        ...
-
-    def renew(self) -> None:
-        """Do what `OpenVinoEngine.renew` does."""
-        ...
-
-
 MoreInputs = Callable[[Sequence[Tokens], int], Sequence[np.ndarray]]
 """The sequences of a batch and the length of the longest to arrays."""
-
-
-def capabilities() -> list[str]:
-    """Return what OpenVINO's CPU plugin says that this CPU computes in: "FP32", "BF16", "INT8", ..."""
-    found: list[str] = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How OpenVINO computes.
-
-    Attributes:
-        bfloat16: Multiply in bfloat16; sums, norms and what goes on between layers stay float32.
-        threads: How many threads compute, the worker's own included.
-        group: Activations are rounded to int8, so many numbers together; 0: they are not.
-    """
-
-    bfloat16: bool
-    threads: int
-    group: int = 0
-
-    def properties(self) -> dict[str, Any]:
-        """Return the properties that OpenVINO's CPU plugin takes."""
-        return {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": self.threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if self.bfloat16 else "f32",
-            "ENABLE_CPU_PINNING": False,  # cores belong to the whole process
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self.group,
-        }
-
-
-def compiled(model: ov.Model, settings: Settings) -> Any:
-    """Return what a graph is computed by: an inference request of OpenVINO's, of one thread at a time."""
-    return ov.Core().compile_model(model, "CPU", settings.properties()).create_infer_request()
 
 
 @dataclass(slots=True)
@@ -115,28 +62,41 @@ class OpenVinoEngine:
         dtype: str,
         width: int,
         max_batch_tokens: int,
+        max_length: int | None = None,
         more_inputs: MoreInputs | None = None,
-        elsewhere: Elsewhere | None = None,
+        long_texts: LongTexts | None = None,
+        prefixes: Prefixes | None = None,
+        typed: bool = False,
     ) -> None:
         """Build the graph and compile it.
 
         Args:
-            build: Makes the graph; asked once more in a forked child. Its inputs are ids, int32 (B, L), right-padded
+            build: Makes the graph, and holds the memory that it shares. Its inputs are ids, int32 (B, L), right-padded
                 with 0, and lengths, int32 (B, 1).
             readout: Its output to rows.
             settings: How to compute.
             dtype: The name of what it computes in.
             width: Length of a result row.
             max_batch_tokens: Token budget of a pass.
+            max_length: The most tokens of one sequence that the graph takes; None is any.
             more_inputs: What the graph takes after ids and lengths; None is nothing.
-            elsewhere: What computes longer sequences; None: there are none.
+            long_texts: What computes longer sequences; None: there are none.
+            prefixes: What computes a shared prefix once, where the graph takes `past` and `keep` last and gives the
+                keys and values last; None: it does not.
+            typed: The graph's lengths are (B, 2): the second number is where the second text of a pair begins.
         """
         self.dtype = dtype
         self.width = width
-        self._build = build
+        self._holder = build
+        self._model = (
+            build()
+        )  # kept for forked children: files may be others by then, and the plugin needs no more of it
         self._readout = readout
+        self._max_length = max_length
         self._more_inputs = more_inputs
-        self._elsewhere = elsewhere
+        self._long_texts = long_texts
+        self._prefixes = prefixes
+        self._typed = typed
         self._settings = settings
         self._budget = Budget(max_batch_tokens, self.device)
         self._request: Any = None
@@ -147,7 +107,7 @@ class OpenVinoEngine:
         """Free what is compiled before a fork comes: a child that has half of it hangs or aborts."""
         if not ends():  # when the interpreter ends, other modules may be gone
             with process.forks_wait(finalizer=True):
-                self._request = self._elsewhere = None
+                self._request = self._long_texts = self._model = None
 
     @property
     def max_batch_tokens(self) -> int:
@@ -155,9 +115,9 @@ class OpenVinoEngine:
         return self._budget.tokens
 
     def _compile(self) -> None:
-        model = self._build()
+        assert self._model is not None  # it goes with the engine alone
         with process.forks_wait():  # until it is where `renew` finds it: a child frees what is in a thread's frames
-            self._request = compiled(model, self._settings)
+            self._request = compiled(self._model, self._settings)
 
     def activate(self) -> AbstractContextManager[object]:
         """Return a context that does nothing."""
@@ -184,34 +144,78 @@ class OpenVinoEngine:
         """
         if self._request is None:
             self._compile()
-        if len(tokens) == 1:
-            return Done(self._rows(tokens))
         parts: list[np.ndarray | None] = [None] * len(tokens)
-        for batch in buckets([len(item.ids) for item in tokens], self.max_batch_tokens):
-            items = [tokens[index] for index in batch]
-            ends = np.cumsum([item.rows for item in items])
-            for index, rows in zip(batch, np.split(self._rows(items), ends[:-1]), strict=True):
-                parts[index] = rows
+        groups = [((), [*range(len(tokens))])] if self._prefixes is None else self._prefixes.groups(tokens)
+        for prefix, indices in groups:
+            past, left = self._past(prefix, tokens[indices[0]].instructed)
+            rest = [without(left, tokens[index]) for index in indices]
+            for batch in buckets([len(item.ids) for item in rest], self.max_batch_tokens, len(left)):
+                items = [rest[number] for number in batch]
+                ends = np.cumsum([item.rows for item in items])
+                for number, rows in zip(batch, np.split(self._rows(items, past), ends[:-1]), strict=True):
+                    parts[indices[number]] = rows
         return Done(np.concatenate([part for part in parts if part is not None]))
 
-    def _rows(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        """Return the rows of one pass, or of its halves if memory runs out."""
+    def _past(self, prefix: Prefix, instructed: bool) -> tuple[np.ndarray | None, Prefix]:
+        """Return keys and values of a prefix, and the prefix; those of none where there is no memory for them."""
+        if self._prefixes is None:
+            return None, ()
+        if not prefix:
+            return self._prefixes.nothing, ()
+        found = self._prefixes.get(prefix)
+        if found is not None:
+            return found, prefix
         try:
-            rows = self._computed(tokens)
+            found = self._outputs([Tokens(prefix, targets=(0,))], self._prefixes.nothing, keep=len(prefix))[1].copy()
         except Exception as error:
             release_frames(error)
             if not is_out_of_memory(error):
                 raise
-            return self._halved(tokens, error)
+            self._recover(error)
+            return self._prefixes.nothing, ()
+        if instructed:
+            self._prefixes.keep(prefix, found)
+        return found, prefix
+
+    def _rows(self, tokens: Sequence[Tokens], past: np.ndarray | None) -> np.ndarray:
+        """Return the rows of one pass, or of its halves if memory runs out."""
+        try:
+            rows = self._computed(tokens, past)
+        except Exception as error:
+            release_frames(error)
+            if not is_out_of_memory(error):
+                raise
+            self._recover(error)
+            return self._halved(tokens, past, error)
         self._budget.grow()
         return rows
 
-    def _computed(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        if self._elsewhere is not None and max(len(item.ids) for item in tokens) > self._elsewhere.above:
-            return self._elsewhere.run(tokens)
-        return self._readout(self._run(tokens), tokens)
+    def _computed(self, tokens: Sequence[Tokens], past: np.ndarray | None) -> np.ndarray:
+        if self._long_texts is not None and max(len(item.ids) for item in tokens) > self._long_texts.above:
+            return self._long_texts.run(tokens)
+        output = self._outputs(tokens, past)[0]
+        return self._readout(output if self._more_inputs is not None else output[: len(tokens)], tokens)
 
-    def _halved(self, tokens: Sequence[Tokens], error: Exception) -> np.ndarray:
+    def _recover(self, error: Exception) -> None:
+        """Replace what a lack of memory left half prepared: it would give wrong numbers later on.
+
+        Raises:
+            DeviceMemoryError: There is no memory for that either; the next batch tries again.
+        """
+        request, self._request = self._request, None
+        try:
+            if request is not None and "broken promise" in str(error).lower():  # of what all requests share
+                request = None
+                self._compile()
+            elif request is not None:
+                self._request = request.get_compiled_model().create_infer_request()
+        except Exception as again:
+            release_frames(again)
+            if not is_out_of_memory(again):
+                raise
+            raise DeviceMemoryError("Memory ran out, and what computes does not fit into what is left.") from again
+
+    def _halved(self, tokens: Sequence[Tokens], past: np.ndarray | None, error: Exception) -> np.ndarray:
         if len(tokens) == 1:
             raise DeviceMemoryError(
                 f"A sequence of {len(tokens[0].ids)} tokens does not fit into memory. Lower max_length, or use "
@@ -219,23 +223,32 @@ class OpenVinoEngine:
             ) from error
         self._budget.shrink(max(len(item.ids) for item in tokens))
         half = len(tokens) // 2
-        return np.concatenate([self._rows(tokens[:half]), self._rows(tokens[half:])])
+        return np.concatenate([self._rows(tokens[:half], past), self._rows(tokens[half:], past)])
 
-    def _run(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        """Return the graph's output, in memory that the next pass writes over."""
+    def _outputs(self, tokens: Sequence[Tokens], past: np.ndarray | None, keep: int = 0) -> list[np.ndarray]:
+        """Return the graph's outputs for the sequences, in memory that the next pass writes over.
+
+        Both sizes of a batch are rounded up: rows of padding have one token, and what comes out for them is left out.
+        """
         lengths = [len(item.ids) for item in tokens]
         longest = max(lengths)
-        ids = np.zeros((len(tokens), longest), dtype=np.int32)
-        for row, item in zip(ids, tokens, strict=True):
+        before = 0 if past is None else past.shape[2]
+        longest = max(longest, min(padded_length(longest), (self._max_length or longest) - before))
+        count = padded_count(len(tokens)) if self._more_inputs is None else len(tokens)
+        ids = np.zeros((count, longest), dtype=np.int32)
+        for row, item in zip(ids, tokens, strict=False):
             row[: len(item.ids)] = item.ids
-        request = self._request
+        ends = [lengths + [1] * (count - len(tokens))]
+        if self._typed:
+            seconds = [len(item.ids) if item.second is None else item.second for item in tokens]
+            ends.append(seconds + [1] * (count - len(tokens)))
         more = self._more_inputs(tokens, longest) if self._more_inputs is not None else ()
-        inputs = [ids, np.array(lengths, dtype=np.int32)[:, None], *more]  # held until `infer` ends: it owns no memory
-        for number, values in enumerate(inputs):
-            request.set_input_tensor(number, ov.Tensor(values, shared_memory=True))
-        request.infer()
-        output: np.ndarray = request.get_output_tensor(0).data
-        return output
+        inputs = [ids, np.ascontiguousarray(np.array(ends, dtype=np.int32).T), *more]
+        sizes = [(0, len(more[-1]) if more else count)]
+        if past is not None:
+            inputs += [past, np.array([keep], dtype=np.int32)]
+            sizes += [(2, keep)] if keep else []
+        return infer(self._request, inputs, sizes)
 
     def renew(self) -> None:
         """Leave what the parent of a forked process compiled, and compile anew when the next batch comes.
@@ -245,13 +258,8 @@ class OpenVinoEngine:
         if self._request is not None:
             abandon(self._request)
             self._request = None
-        if self._elsewhere is not None:
-            self._elsewhere.renew()
-
-
-def abandon(request: object) -> None:
-    """Keep an object of OpenVINO's for ever: to free what a fork copied would be to wait for threads that are gone."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(request))
+        if self._long_texts is not None:
+            self._long_texts.renew()
 
 
 _ALIVE: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()

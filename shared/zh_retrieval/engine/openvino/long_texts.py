@@ -17,10 +17,10 @@ from openvino import opset15 as op
 from zh_retrieval.engine.openvino import encoders, ops
 from zh_retrieval.engine.openvino.alibi import MOST, alibi_mask
 from zh_retrieval.engine.openvino.encoders import Sizes
-from zh_retrieval.engine.openvino.engine import Settings, abandon, compiled
+from zh_retrieval.engine.openvino.inference import Settings, abandon, compiled, infer
 from zh_retrieval.engine.openvino.ops import Node
 from zh_retrieval.engine.openvino.readouts import Readout
-from zh_retrieval.engine.openvino.weights import Weights
+from zh_retrieval.engine.openvino.weights.constants import Weights
 from zh_retrieval.sequence import Tokens
 
 _PAIRS = 2**20  # of a query and a key at a time: the mask of 12 heads has 50 MB
@@ -60,7 +60,11 @@ class LongTexts:
             for part in (project, attend, finish):
                 part.compile(self._settings)
             self._parts = project, attend, finish
-        rows = [self._readout(self._hidden(self._parts, item.ids)[None], [item]) for item in tokens]
+        try:
+            rows = [self._readout(self._hidden(self._parts, item.ids)[None], [item]) for item in tokens]
+        except Exception:
+            self._parts = None  # what lacked memory may be half prepared
+            raise
         return np.concatenate(rows)
 
     def renew(self) -> None:
@@ -75,13 +79,13 @@ class LongTexts:
         hidden = self._embedded(ids)
         for number in range(self._sizes.layers):
             q, k, v = project(self._layer(project, number), hidden[None])
-            seen = np.empty_like(hidden)
+            context = np.empty_like(hidden)
             for low, high in _blocks(len(ids), max(1, _PAIRS // len(ids))):
                 places = np.array([low], dtype=np.int32)
-                (seen[low:high],) = attend({}, np.ascontiguousarray(q[:, :, low:high]), k, v, places)[0]
+                (context[low:high],) = attend({}, np.ascontiguousarray(q[:, :, low:high]), k, v, places)[0]
             layer = self._layer(finish, number)
             for low, high in _blocks(len(ids), _ROWS):
-                (hidden[low:high],) = finish(layer, hidden[None, low:high], seen[None, low:high])[0]
+                (hidden[low:high],) = finish(layer, hidden[None, low:high], context[None, low:high])[0]
         return hidden
 
     def _layer(self, part: _Part, number: int) -> Arrays:
@@ -89,9 +93,9 @@ class LongTexts:
 
     def _embedded(self, ids: Sequence[int]) -> np.ndarray:
         sizes, weights = self._sizes, self._weights
-        words = weights.stored("embeddings.word_embeddings.weight", sizes.words, sizes.hidden)
+        words = weights.stored("embeddings.word_embeddings.weight", sizes.vocab_size, sizes.hidden)
         rows = words.taken(np.asarray(ids)).float32()
-        rows = rows + weights.array("embeddings.token_type_embeddings.weight", sizes.kinds, sizes.hidden)[0]
+        rows = rows + weights.array("embeddings.token_type_embeddings.weight", sizes.token_types, sizes.hidden)[0]
         rows -= rows.mean(axis=1, keepdims=True)
         rows /= np.sqrt((rows * rows).mean(axis=1, keepdims=True) + sizes.eps)
         scale, shift = (weights.array(f"embeddings.LayerNorm.{part}", sizes.hidden) for part in ("weight", "bias"))
@@ -146,16 +150,13 @@ class _Part:
         self._request = compiled(self._model, settings)
 
     def abandon(self) -> None:
-        """See `zh_retrieval.engine.openvino.engine.abandon`."""
+        """See `zh_retrieval.engine.openvino.inference.abandon`."""
         abandon(self._request)
 
     def __call__(self, weights: Arrays, *inputs: np.ndarray) -> list[np.ndarray]:
         """Return the outputs, in memory that the next call writes over."""
         given = [np.ascontiguousarray(values) for values in (*inputs, *(weights[name] for name, _ in self.shapes))]
-        for number, values in enumerate(given):  # which are held until `infer` ends
-            self._request.set_input_tensor(number, ov.Tensor(values, shared_memory=True))
-        self._request.infer()
-        return [self._request.get_output_tensor(number).data for number in range(len(self._model.outputs))]
+        return infer(self._request, given, [(-2, inputs[0].shape[-2])] * len(self._model.outputs))
 
 
 def _project(sizes: Sizes) -> _Part:
@@ -177,8 +178,8 @@ def _attend(sizes: Sizes) -> _Part:
 def _finish(sizes: Sizes) -> _Part:
     """Return hidden states and what they see, both (1, R, H) -> the layer's output, (1, R, H)."""
     part = _Part()
-    hidden, seen = part.input(1, -1, sizes.hidden), part.input(1, -1, sizes.hidden)
-    return part.giving(encoders.finish(sizes, part, "", hidden, seen))
+    hidden, context = part.input(1, -1, sizes.hidden), part.input(1, -1, sizes.hidden)
+    return part.giving(encoders.finish(sizes, part, "", hidden, context))
 
 
 def _blocks(length: int, size: int) -> Iterator[tuple[int, int]]:

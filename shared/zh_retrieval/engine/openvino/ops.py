@@ -38,9 +38,12 @@ def scalar(value: float) -> Node:
     return op.constant(np.float32(value))
 
 
-def inputs() -> tuple[Node, Node]:
-    """Return what every graph begins with: `ids` int32 (B, L), right-padded with 0, and `lengths` int32 (B, 1)."""
-    return op.parameter([-1, -1], ov.Type.i32, "ids"), op.parameter([-1, 1], ov.Type.i32, "lengths")
+def inputs(ends: int = 1) -> tuple[Node, Node]:
+    """Return what every graph begins with: `ids` int32 (B, L), right-padded with 0, and `lengths` int32 (B, 1).
+
+    `ends` of 2 adds to each length where the second text begins: `lengths` is (B, 2).
+    """
+    return op.parameter([-1, -1], ov.Type.i32, "ids"), op.parameter([-1, ends], ov.Type.i32, "lengths")
 
 
 def size(x: Node, axis: int) -> Node:
@@ -55,13 +58,18 @@ def span(length: Node) -> Node:
 
 def padding_mask(ids: Node, lengths: Node) -> Node:
     """Return float32 (B, 1, 1, L), added to logits: tokens beyond a sequence's length are not seen."""
-    seen = op.less(op.unsqueeze(span(size(ids, 1)), numbers(0)), lengths)  # (B, L)
-    return op.unsqueeze(op.select(seen, scalar(0), scalar(MASKED)), numbers(1, 2))
+    visible = op.less(op.unsqueeze(span(size(ids, 1)), numbers(0)), lengths)  # (B, L)
+    return op.unsqueeze(op.select(visible, scalar(0), scalar(MASKED)), numbers(1, 2))
 
 
 def rows(x: Node, low: int, high: int, axis: int = 1) -> Node:
     """Return x from low to high along an axis."""
     return op.slice(x, numbers(low), numbers(high), numbers(1), numbers(axis))
+
+
+def slice_to(x: Node, high: Node, axis: int) -> Node:
+    """Return x up to a size, int32 (1,), along an axis."""
+    return op.slice(x, numbers(0), high, numbers(1), numbers(axis))
 
 
 def linear(x: Node, weight: Node, bias: Node | None = None) -> Node:
@@ -101,19 +109,13 @@ def attention(q: Node, k: Node, v: Node, mask: Node, scale: float | None = None)
     return op.scaled_dot_product_attention(q, k, v, mask, scalar(scale))
 
 
-def causal_attention(q: Node, k: Node, v: Node, mask: Node | None) -> Node:
-    """Return attention of each token to itself and those before it, (B, N, L, D); a mask, if given, says it all."""
-    if mask is None:
-        return op.scaled_dot_product_attention(q, k, v, causal=True)
-    return op.scaled_dot_product_attention(q, k, v, mask)
-
-
-def band_mask(length: Node, window: int) -> Node:
-    """Return float32 (1, 1, L, L), added to logits: a token sees `window` tokens, itself and those before it."""
-    places = span(length)
-    back = op.subtract(op.unsqueeze(places, numbers(1)), op.unsqueeze(places, numbers(0)))  # (L, L)
-    seen = op.logical_and(op.greater_equal(back, numbers(0)), op.less(back, numbers(window)))
-    return op.unsqueeze(op.select(seen, scalar(0), scalar(MASKED)), numbers(0, 1))
+def band_mask(length: Node, past: Node, window: int) -> Node:
+    """Return float32 (1, 1, L, P + L), added to logits: a token sees `window` tokens, itself and those before it."""
+    places = span(op.add(past, length))
+    own = op.unsqueeze(op.add(span(length), past), numbers(1))
+    back = op.subtract(own, op.unsqueeze(places, numbers(0)))  # (L, P + L)
+    visible = op.logical_and(op.greater_equal(back, numbers(0)), op.less(back, numbers(window)))
+    return op.unsqueeze(op.select(visible, scalar(0), scalar(MASKED)), numbers(0, 1))
 
 
 def model(outputs: Sequence[Node], parameters: Sequence[Node]) -> ov.Model:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zh_retrieval.errors import InputError
-from zh_retrieval.evaluation.results import Ranking
+from zh_retrieval.evaluation.run import Ranking
+from zh_retrieval.files.whole import write_whole
 
 Item = tuple[str, str]
 """Ids of a question and a passage."""
@@ -42,7 +42,11 @@ class Labels:
         self._path = path
         self._grades: dict[Item, int] = {}
         if path.exists():
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], 2):
+            try:
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError:
+                raise InputError(f"{path} is not UTF-8. Convert it: another program has written it.") from None
+            for number, line in enumerate(lines[1:], 2):
                 fields = line.split("\t")
                 if len(fields) != _COLUMNS or not fields[2].isdecimal():
                     raise InputError(f"{path}:{number}: expected query, passage and grade with tabs, found {line!r}.")
@@ -73,12 +77,5 @@ class Labels:
     def _save(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{query}\t{name}\t{grade}\n" for (query, name), grade in self._grades.items()]
-        temporary = self._path.with_name(f".{self._path.name}.tmp{os.getpid()}")
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as out:
-                out.write(_HEADER + "".join(lines))
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = _HEADER + "".join(lines)
+        write_whole(self._path, lambda file: file.write_bytes(content.encode("utf-8")))

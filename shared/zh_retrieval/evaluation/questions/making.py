@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +18,9 @@ from zh_retrieval import checks
 from zh_retrieval.chunking import sentence_spans
 from zh_retrieval.errors import ConfigError, InputError
 from zh_retrieval.evaluation.dataset import Dataset, Passage
-from zh_retrieval.evaluation.duplicates import normalized
+from zh_retrieval.evaluation.faults.duplicates import normalized
 from zh_retrieval.files.utf8 import json_text
+from zh_retrieval.files.whole import write_whole
 
 Kind = Literal["title", "sentence"]
 _SHORTEST, _LONGEST = 4, 60  # letters of a question
@@ -110,14 +111,23 @@ def write_questions(dataset: Dataset, folder: Path, how: str) -> None:
     (folder / "qrels").mkdir(parents=True)
     corpus = ({"_id": name, "title": p.title, "text": p.text} for name, p in dataset.corpus.items())
     queries = ({"_id": q, "text": text, "metadata": {"synthetic": True}} for q, text in dataset.queries.items())
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as out:
-            out.writelines(json_text(row) + "\n" for row in rows)
-    lines = [f"{query}\t{name}\t{grade}\n" for query, found in dataset.qrels.items() for name, grade in found.items()]
-    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines), encoding="utf-8")
-    (folder / "README.md").write_text(
-        f"# SYNTHETIC questions 合成问题\n\nMade by rule, no person asked them: {how}.\n"
-        "Differences between systems are hints; the values are not those of real questions.\n"
-        "按规则生成，并非真人提问：系统间的差别仅供参考，数值不代表真实问题。\n",
-        encoding="utf-8",
+    judged = [f"{query}\t{name}\t{grade}\n" for query, found in dataset.qrels.items() for name, grade in found.items()]
+    _write(folder / "corpus.jsonl", (json_text(row) + "\n" for row in corpus))
+    _write(folder / "queries.jsonl", (json_text(row) + "\n" for row in queries))
+    _write(
+        folder / "README.md",
+        [
+            f"# SYNTHETIC questions 合成问题\n\nMade by rule, no person asked them: {how}.\n",
+            "Differences between systems are hints; the values are not those of real questions.\n",
+            "按规则生成，并非真人提问：系统间的差别仅供参考，数值不代表真实问题。\n",
+        ],
     )
+    _write(folder / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore\n", *judged])  # last: without it, it is none
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    def write(file: Path) -> None:
+        with file.open("w", encoding="utf-8", newline="\n") as out:
+            out.writelines(lines)
+
+    write_whole(path, write)

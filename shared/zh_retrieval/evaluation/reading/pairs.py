@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from zh_retrieval.evaluation.dataset import Passage
 from zh_retrieval.evaluation.reading.collecting import Collector
-from zh_retrieval.evaluation.reading.rows import Row
-
-_QUESTION = ("question", "query", "anchor")
-_RIGHT = ("passage", "passages", "positive", "positives", "pos", "answer", "document", "documents", "context", "text")
-_WRONG = ("negative", "negatives", "neg")
+from zh_retrieval.evaluation.reading.rows import QUESTION, RIGHT, TITLE, WRONG, LocatedRow, field
 
 
-def looks_like_pairs(fields: Mapping[str, Any]) -> bool:
+def looks_like_pairs(fields: dict[str, Any]) -> bool:
     """Return True if a row has a question and a passage."""
-    return any(name in fields for name in _QUESTION) and any(name in fields for name in _RIGHT)
+    names = {str(name).strip().casefold() for name in fields}
+    return bool(names.intersection(QUESTION)) and bool(names.intersection(RIGHT))
 
 
-def add_pairs(collector: Collector, found: Iterable[Row]) -> None:
-    """Take {"question", "passage"} rows; FlagEmbedding's {"query", "pos": [...], "neg": [...]} as well.
+def add_pairs(collector: Collector, rows: Iterable[LocatedRow]) -> None:
+    """Take {"question", "passage"} rows, {"问题", "答案"} too; FlagEmbedding's {"query", "pos": [...], "neg": [...]}.
 
     Equal texts are one passage, equal questions one query. Ids are q1, q2, ... and d1, d2, ... in order; passages that
     are called wrong are judged 0. A passage may be an object with title and text.
     """
     queries: dict[str, str] = {}
     passages: dict[Passage, str] = {}
-    for fields, where in found:
-        question = next((fields[name] for name in _QUESTION if isinstance(fields.get(name), str)), None)
-        right, wrong = _passages(fields, _RIGHT), _passages(fields, _WRONG)
-        if question is None or not right:
-            collector.note("unreadable-line", where)
+    for fields, where in rows:
+        question = field(fields, QUESTION)
+        right, wrong = _passages(fields, RIGHT), _passages(fields, WRONG)
+        if not isinstance(question, str) or not question.strip() or not right:
+            collector.note("no-pair", where)
             continue
         if question not in queries:
             queries[question] = f"q{len(queries) + 1}"
@@ -44,12 +41,12 @@ def add_pairs(collector: Collector, found: Iterable[Row]) -> None:
                 collector.judge(queries[question], passages[passage], grade, where)
 
 
-def _passages(fields: Mapping[str, Any], names: Iterable[str]) -> list[Passage]:
-    found: Any = next((fields[name] for name in names if fields.get(name) is not None), [])
-    title = fields.get("title")
+def _passages(fields: dict[str, Any], names: tuple[str, ...]) -> list[Passage]:
+    found: Any = field(fields, names)
+    title = field(fields, TITLE)
     passages = []
     for entry in found if isinstance(found, list) else [found]:
-        if isinstance(entry, str):
+        if isinstance(entry, str) and entry.strip():
             passages.append(Passage(entry, title if isinstance(title, str) and not isinstance(found, list) else ""))
         elif isinstance(entry, dict) and isinstance(entry.get("text"), str):
             passages.append(Passage(entry["text"], str(entry.get("title") or "")))

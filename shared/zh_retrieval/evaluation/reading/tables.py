@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zh_retrieval.errors import InputError
-from zh_retrieval.evaluation.reading.rows import COLUMNS, JSONL, LINES, suffix
+from zh_retrieval.evaluation.reading.rows import format_of
 
 _ROLES = {
     "corpus": ("corpus", "passages", "documents", "docs", "collection"),
@@ -48,12 +48,13 @@ def find_tables(folder: Path) -> Tables:
     Raises:
         InputError: Passages lie in several folders: several subsets.
     """
+    folder = folder.resolve()
     found: dict[str, list[tuple[str | None, Path]]] = {role: [] for role in _ROLES}
     for file in _files(folder):
         role, split = _role(file.relative_to(folder))
         if role:
             found[role].append((split, file))
-    beside = folder.with_name(f"{folder.name}-qrels")
+    beside = folder.parent / f"{folder.name}-qrels"
     if not found["qrels"] and beside.is_dir():
         found["qrels"] = [(_split(file, ()), file) for file in _files(beside)]
     parents = sorted({str(file.parent.relative_to(folder)) for _, file in found["corpus"]})
@@ -63,7 +64,7 @@ def find_tables(folder: Path) -> Tables:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*") if suffix(file) in (*JSONL, *COLUMNS, *LINES) and file.is_file()]
+    return [file for file in folder.rglob("*") if format_of(file) is not None and file.is_file()]
 
 
 def _role(relative: Path) -> tuple[str | None, str | None]:
@@ -72,7 +73,7 @@ def _role(relative: Path) -> tuple[str | None, str | None]:
     for name in (parent, stem):
         words = re.split(r"[-._]", name)
         for role, names in _ROLES.items():
-            if set(names) & set(words) and (role == "qrels" or suffix(relative) not in LINES):
+            if set(names) & set(words) and (role == "qrels" or format_of(relative) != "text"):
                 return role, _split(relative, names)
     return None, None
 
@@ -86,5 +87,5 @@ def _split(file: Path, names: tuple[str, ...]) -> str | None:
 
 
 def _stem(file: Path) -> str:
-    name = file.name.lower().removesuffix(".gz")
+    name = re.sub(r"\.(gz|zst)$", "", file.name.lower())
     return _SHARD.sub("", name.rsplit(".", 1)[0])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from zh_retrieval.evaluation.report.language import both, text
 from zh_retrieval.evaluation.results import Comparison, Evaluation, SystemResult
 
 SHOWN = 10
@@ -13,69 +13,73 @@ _PASSAGES = 3
 _LONGEST = 300  # characters of a passage
 
 
-def changes(evaluation: Evaluation, comparison: Comparison) -> str:
-    """Return the questions that changed most between the two systems of a comparison, to unfold."""
+def changes(evaluation: Evaluation, comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the questions that changed most between the two systems of a comparison, gained and lost, for a template.
+
+    A group is {"english", "chinese", "questions"}; a question {"id", "text", "before", "now", "tone", "sides"}; a side
+    {"name", "entries"}, whose name is None for the right passages.
+    """
     by_name = {result.name: result for result in evaluation.results}
     system, baseline = by_name[comparison.system], by_name[comparison.baseline]
     values, before = system.per_query[comparison.metric], baseline.per_query[comparison.metric]
     ordered = sorted(values, key=lambda query: before[query] - values[query])  # most gained first; stable
     gained = [query for query in ordered if values[query] > before[query]][:SHOWN]
     lost = [query for query in reversed(ordered) if values[query] < before[query]][:SHOWN]
-    return "".join(
-        f"<details><summary>{heading}</summary>{''.join(_question(evaluation, q, system, baseline) for q in found)}"
-        "</details>"
-        for heading, found in (
-            (both(f"{comparison.better} questions gained", f"{comparison.better} 个问题变好"), gained),
-            (both(f"{comparison.worse} questions lost", f"{comparison.worse} 个问题变差"), lost),
-        )
+    groups = (
+        (f"{comparison.better} questions gained", f"{comparison.better} 个问题变好", gained),
+        (f"{comparison.worse} questions lost", f"{comparison.worse} 个问题变差", lost),
+    )
+    return [
+        {
+            "english": english,
+            "chinese": chinese,
+            "questions": [_question(evaluation, query, system, baseline) for query in found],
+        }
+        for english, chinese, found in groups
         if found
-    )
+    ]
 
 
-def _question(evaluation: Evaluation, query: str, system: SystemResult, baseline: SystemResult) -> str:
+def _question(evaluation: Evaluation, query: str, system: SystemResult, baseline: SystemResult) -> dict[str, Any]:
     before, now = (result.per_query[evaluation.main][query] for result in (baseline, system))
-    tone = "good" if now > before else "bad"
-    sides = "".join(
-        f"<div><h4>{text(result.name)}</h4><ol>{''.join(_found(evaluation, query, result))}</ol></div>"
-        for result in (baseline, system)
-    )
-    return (
-        f'<details><summary><b class="{tone}">{before:.3f} → {now:.3f}</b> {text(evaluation.dataset.queries[query])} '
-        f'<span class="soft">{text(query)}</span></summary><div class="sides"><div><h4>'
-        f"{both('Right passages', '正确段落')}</h4><ol>{''.join(_right(evaluation, query))}</ol></div>{sides}</div>"
-        "</details>"
-    )
+    sides: list[dict[str, Any]] = [{"name": None, "entries": list(_right(evaluation, query))}]
+    sides += [
+        {"name": result.name, "entries": list(_found(evaluation, query, result))} for result in (baseline, system)
+    ]
+    return {
+        "id": query, "text": evaluation.dataset.queries[query], "before": before, "now": now,
+        "tone": "good" if now > before else "bad", "sides": sides,
+    }  # fmt: skip
 
 
-def _right(evaluation: Evaluation, query: str) -> Iterator[str]:
+def _right(evaluation: Evaluation, query: str) -> Iterator[dict[str, Any]]:
     grades = evaluation.dataset.qrels[query]
     for name in sorted(grades, key=lambda name: -grades[name])[:_PASSAGES]:
         if grades[name] > 0:
-            yield f"<li>{_passage(evaluation, name)}</li>"
+            yield _passage(evaluation, name)
 
 
-def _found(evaluation: Evaluation, query: str, result: SystemResult) -> Iterator[str]:
+def _found(evaluation: Evaluation, query: str, result: SystemResult) -> Iterator[dict[str, Any]]:
     grades = evaluation.dataset.qrels[query]
     ids = result.rankings[query].ids
     for name in ids[:_PASSAGES]:
         grade = grades.get(name)
         if grade is None:
-            said = f'<b class="soft">{both("unjudged", "未标注")}</b>'
+            said, tone = ("unjudged", "未标注"), "soft"
+        elif grade > 0:
+            said, tone = (f"right, grade {grade}", f"正确，等级 {grade}"), "good"
         else:
-            word = both(f"right, grade {grade}", f"正确，等级 {grade}") if grade > 0 else both("wrong", "错误")
-            said = f'<b class="{"good" if grade > 0 else "bad"}">{word}</b>'
-        yield f"<li>{said} {_passage(evaluation, name)}</li>"
+            said, tone = ("wrong", "错误"), "bad"
+        yield {**_passage(evaluation, name), "said": said, "tone": tone}
     first = next((place for place, name in enumerate(ids, 1) if grades.get(name, 0) > 0), None)
     if first is None:
-        yield f'<li class="soft">{both("no right passage found", "没有找到正确段落")}</li>'
+        yield {"id": None, "said": ("no right passage found", "没有找到正确段落"), "tone": "soft"}
     elif first > _PASSAGES:
-        yield f'<li class="soft" value="{first}">{both("the first right one", "第一个正确的")}</li>'
+        yield {"id": None, "said": ("the first right one", "第一个正确的"), "tone": "soft", "place": first}
 
 
-def _passage(evaluation: Evaluation, name: str) -> str:
+def _passage(evaluation: Evaluation, name: str) -> dict[str, Any]:
     passage = evaluation.dataset.corpus.get(name)
-    if passage is None:
-        return f'<span class="soft">{text(name)} {both("(not in the corpus)", "（不在语料中）")}</span>'
-    whole = passage.joined()
-    shown = whole if len(whole) <= _LONGEST else whole[:_LONGEST] + "…"
-    return f'<span class="soft">{text(name)}</span><div class="passage">{text(shown)}</div>'
+    whole = passage.joined() if passage else None
+    shown = whole if whole is None or len(whole) <= _LONGEST else whole[:_LONGEST] + "…"
+    return {"id": name, "text": shown}

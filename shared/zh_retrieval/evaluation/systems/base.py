@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from zh_retrieval.evaluation.dataset import Dataset
-from zh_retrieval.evaluation.results import Run
+from zh_retrieval.evaluation.run import Run
 
 
 class Task:
@@ -17,18 +19,29 @@ class Task:
         dataset: Questions and passages.
         query_ids: The questions that count, in order.
         top_k: How many passages a ranking holds at most.
+        depth: How many a system finds that others are built on: `top_k`, or more where one of them looks deeper.
         show_progress: Show bars.
     """
 
-    def __init__(self, dataset: Dataset, top_k: int, *, show_progress: bool = False) -> None:
+    def __init__(self, dataset: Dataset, top_k: int, *, depth: int = 0, show_progress: bool = False) -> None:
         self.dataset = dataset
         self.query_ids = dataset.judged
         self.top_k = top_k
+        self.depth = max(top_k, depth)
         self.show_progress = show_progress
         self._runs: dict[System, Run] = {}
+        self._cut: dict[System, Run] = {}
 
     def run(self, system: System) -> Run:
-        """Return what the system gives; it is asked once."""
+        """Return what the system gives, `top_k` passages at most; it is asked once."""
+        if system not in self._cut:
+            found = self.deep(system)
+            rankings = {query: ranking.first(self.top_k) for query, ranking in found.rankings.items()}
+            self._cut[system] = replace(found, rankings=rankings)
+        return self._cut[system]
+
+    def deep(self, system: System) -> Run:
+        """Return what the system gives, `depth` passages at most; it is asked once."""
         if system not in self._runs:
             self._runs[system] = system.search(self)
         return self._runs[system]
@@ -41,15 +54,20 @@ class System(ABC):
         name: How tables call it; unlike every other in the evaluation.
         settings: What it is made with, for the report; values that JSON has.
         base: The system whose ranking it reorders; None for a first stage.
+        sides: The systems whose scores it sums; () for all but hybrids.
+        scored: How many passages of a ranking have scores of their own; the others' are made of their ranks.
     """
 
     name: str
     settings: Mapping[str, Any]
     base: System | None = None
+    sides: tuple[System, ...] = ()
+    scored: int = sys.maxsize
 
     @abstractmethod
     def search(self, task: Task) -> Run:
-        """Return a ranking of at most `task.top_k` passages for each of `task.query_ids`.
+        """Return a ranking for each of `task.query_ids`: at most `task.top_k` passages count.
 
-        A query for which nothing is found has an empty ranking.
+        A system that may be the side of a hybrid finds `task.depth` of them. A query for which nothing is found has an
+        empty ranking.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 from zh_retrieval.base import Encoder
 from zh_retrieval.chunking import sentence_spans
 from zh_retrieval.evaluation.dataset import Passage
-from zh_retrieval.evaluation.faults import cut_faults
-from zh_retrieval.evaluation.results import Costs, Run
+from zh_retrieval.evaluation.faults.finding import cut_faults
+from zh_retrieval.evaluation.run import Costs, Run
 from zh_retrieval.evaluation.systems.base import System, Task
-from zh_retrieval.evaluation.systems.measuring import Memory, median_ms
-from zh_retrieval.evaluation.systems.search import Block, search
-from zh_retrieval.evaluation.systems.store import Shelf, Store, digest
+from zh_retrieval.evaluation.systems.index import Index
+from zh_retrieval.evaluation.systems.measuring import SAMPLE, Memory, median_ms
+from zh_retrieval.evaluation.systems.search import search, similarities
+from zh_retrieval.evaluation.systems.store import Lazy, Store, Weights, digest
 from zh_retrieval.progress import Bar
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BLOCK = 1024  # passages or queries that are encoded and kept at a time: what a killed run loses at most
-_SAMPLE = 20  # queries that are encoded one by one, for the latency
 _CALLERS = 16  # documents under way at once in late chunking; they share forward passes
+_HELD = 1 << 30  # bytes of vectors that are held in memory while single searches are timed; more are scaled up
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Dense(System):
         *,
         reading: Reading = Reading(),
         settings: Mapping[str, Any] | None = None,
+        conditions: str = "",
+        weights: Weights | None = None,
     ) -> None:
         """Take a model.
 
@@ -67,41 +70,62 @@ class Dense(System):
             store: Where vectors are kept.
             reading: How it is given questions and passages.
             settings: For the report.
+            conditions: Key of all that times depend on; times kept under another key are not shown.
+            weights: Tells other weights of an equal recipe apart; None where the recipe says it all.
         """
         self.name = name
         self.settings = dict(settings or {})
+        self._conditions = conditions
         self._load, self._recipe, self._store = load, recipe, store
-        self._reading = reading
-        documents = {"title": reading.title, "chunk": reading.chunk, "late": reading.late}
-        self._shelf = store.shelf("vectors", {**recipe, "as": "document", **documents})
-        self._queries_shelf = store.shelf("vectors", {**recipe, "as": "query", "instruction": reading.instruction})
+        self._reading, self._weights = reading, weights
 
     def chunked(self, size: int | None) -> Dense:
         """Return the same model with a vector for every `size` characters of a passage (None: one a passage)."""
         reading = replace(self._reading, chunk=size)
         name = f"{self.name}, chunks of {size}" if size else f"{self.name}, whole passages"
-        return Dense(name, self._load, self._recipe, self._store, reading=reading, settings=self.settings)
+        return Dense(
+            name, self._load, self._recipe, self._store,
+            reading=reading, settings=self.settings, conditions=self._conditions, weights=self._weights,
+        )  # fmt: skip
 
     def search(self, task: Task) -> Run:
         """Return the passages of the highest inner product; of a passage in chunks the best chunk counts."""
         memory = Memory()
         with ExitStack() as stack:
-            model = _Lazy(self._load, stack)
+            model = Lazy(self._load, stack)
+            self._open_shelves(model)
             index = self._index(task, model, memory)
             texts = [task.dataset.queries[query] for query in task.query_ids]
             queries = self._queries(texts, model)
             with Bar(task.show_progress, desc=f"{self.name}: search", total=len(index.ids), unit="passage") as bar:
-                start = time.perf_counter()
-                found = search(queries, index.blocks, index.ids, task.top_k, bar.advance)
+                found = search(queries, index.blocks, index.ids, task.depth, bar.advance)
                 memory.look()
-                searched = (time.perf_counter() - start) * 1000 / max(1, len(queries))
-            costs = self._costs(index, texts, searched, model, memory)
+            costs = self._costs(index, texts, task.depth, model, memory)
         faults = tuple(cut_faults(index.cuts, len(index.ids), index.limit))
         return Run(dict(zip(task.query_ids, found, strict=True)), costs, faults)
 
-    def _index(self, task: Task, model: _Lazy, memory: Memory) -> _Index:
+    def similarities(self, task: Task, wanted: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+        """Return query id -> passage id -> inner product, for these passages of each of `task.query_ids`."""
+        with ExitStack() as stack:
+            model = Lazy(self._load, stack)
+            self._open_shelves(model)
+            index = self._index(task, model, Memory())
+            vectors = self._queries([task.dataset.queries[query] for query in task.query_ids], model)
+            return similarities(dict(zip(task.query_ids, vectors, strict=True)), wanted, index.blocks(), index.ids)
+
+    def _open_shelves(self, model: Lazy[Encoder]) -> None:
+        recipe, reading = dict(self._recipe), self._reading
+        if self._weights is not None:
+            recipe["fingerprint"] = self._weights.fingerprint(self._store, self._recipe, model.get)
+        documents = {"title": reading.title, "chunk": reading.chunk, "late": reading.late}
+        self._shelf = self._store.shelf("vectors", {**recipe, "as": "document", **documents})
+        self._queries_shelf = self._store.shelf(
+            "vectors", {**recipe, "as": "query", "instruction": reading.instruction}
+        )
+
+    def _index(self, task: Task, model: Lazy[Encoder], memory: Memory) -> Index:
         ids = list(task.dataset.corpus)
-        index = _Index(ids, self._shelf)
+        index = Index(ids, self._shelf, self._conditions)
         with Bar(task.show_progress, desc=f"{self.name}: passages", total=len(ids), unit="passage") as bar:
             for low in range(0, len(ids), _BLOCK):
                 names = ids[low : low + _BLOCK]
@@ -113,6 +137,7 @@ class Dense(System):
                     block = self._encode(texts, passages, model.get())
                     self._shelf.save(key, block)
                     memory.look()
+                    index.computed += 1
                 index.add(key, names, block)
                 bar.advance(len(names))
         return index
@@ -135,11 +160,12 @@ class Dense(System):
             "vectors": vectors,
             "counts": np.array(counts, dtype=np.int64),
             "seconds": np.array(seconds),
+            "conditions": np.array(self._conditions),
             "tokens": np.array([] if tokens is None else tokens, dtype=np.int64),
             "limit": np.array(encoder.max_length),
         }
 
-    def _queries(self, texts: Sequence[str], model: _Lazy) -> np.ndarray:
+    def _queries(self, texts: Sequence[str], model: Lazy[Encoder]) -> np.ndarray:
         import numpy as np
 
         found = []
@@ -154,77 +180,40 @@ class Dense(System):
             found.append(block["vectors"])
         return np.concatenate(found)
 
-    def _costs(self, index: _Index, texts: Sequence[str], searched: float, model: _Lazy, memory: Memory) -> Costs:
-        """Return what was measured when this was first computed: a later run from the cache measures nothing new."""
+    def _costs(self, index: Index, texts: Sequence[str], top_k: int, model: Lazy[Encoder], memory: Memory) -> Costs:
+        """Return what was measured, now or in an earlier run under the same conditions; None for what was not."""
         import numpy as np
 
-        key = f"costs-{digest([*index.keys, *texts])}"
+        key = f"costs-{digest([self._conditions, str(top_k), *index.keys, *texts])}"
         kept = self._queries_shelf.load(key)
+        earlier = kept is not None or (index.timed > 0 and index.computed < len(index.keys))
         if kept is None:
-
-            def encode(text: str) -> None:
-                model.get().encode_queries([text], instruction=self._reading.instruction)
-
-            kept = {"ms": np.array(median_ms(encode, texts[:_SAMPLE]) + searched), "memory": np.array(memory.peak or 0)}
+            peak = memory.peak if index.computed == len(index.keys) else None  # of indexing and searching, not of less
+            kept = {"ms": np.array(self._latency(index, texts, top_k, model)), "memory": np.array(peak or 0)}
             self._queries_shelf.save(key, kept)
         return Costs(
-            passages_per_second=len(index.ids) / index.seconds if index.seconds else None,
+            passages_per_second=index.timed / index.seconds if index.seconds else None,
             ms_per_query=float(kept["ms"]),
             index_bytes=index.bytes,
             memory_bytes=int(kept["memory"]) or None,
+            earlier=earlier,
         )
 
+    def _latency(self, index: Index, texts: Sequence[str], top_k: int, model: Lazy[Encoder]) -> float:
+        """Return milliseconds from one question alone to its ranking, over vectors in memory, as a server has them."""
+        encoder, sample = model.get(), texts[:SAMPLE]
+        held = index.held(_HELD)
+        passages = sum(len(counts) for _, counts in held)
 
-class _Lazy:
-    """A model that is opened when it is first needed."""
+        def encode(text: str) -> np.ndarray:
+            return encoder.encode_queries([text], instruction=self._reading.instruction)
 
-    def __init__(self, load: Callable[[], Encoder], stack: ExitStack) -> None:
-        self._load = load
-        self._stack = stack
-        self._model: Encoder | None = None
+        def find(vector: np.ndarray) -> object:
+            return search(vector, lambda: held, index.ids[:passages], top_k)
 
-    def get(self) -> Encoder:
-        if self._model is None:
-            self._model = self._stack.enter_context(self._load())
-        return self._model
-
-
-class _Index:
-    """The blocks of a corpus and what is known of them.
-
-    Attributes:
-        ids: Of all passages.
-        keys: Names of the blocks.
-        seconds: What they took to compute.
-        bytes: Size of the vectors.
-        cuts: Passage -> tokens, of those longer than the model reads.
-        limit: Tokens that the model reads.
-    """
-
-    def __init__(self, ids: Sequence[str], shelf: Shelf) -> None:
-        self.ids = ids
-        self.keys: list[str] = []
-        self.seconds = 0.0
-        self.bytes = 0
-        self.cuts: dict[str, int] = {}
-        self.limit = 0
-        self._shelf = shelf
-
-    def add(self, key: str, names: Sequence[str], block: Mapping[str, np.ndarray]) -> None:
-        self.keys.append(key)
-        self.seconds += float(block["seconds"])
-        self.bytes += block["vectors"].nbytes
-        self.limit = int(block["limit"])
-        for name, tokens in zip(names, block["tokens"].tolist(), strict=False):
-            if tokens > self.limit:
-                self.cuts[name] = tokens
-
-    def blocks(self) -> Iterator[Block]:
-        for key in self.keys:
-            block = self._shelf.load(key)
-            if block is None:
-                raise FileNotFoundError(f"A block of vectors went away while it was searched: {key}")
-            yield block["vectors"], block["counts"]
+        vectors = encoder.encode_queries(sample, instruction=self._reading.instruction)
+        searched = median_ms(find, [vectors[row : row + 1] for row in range(len(sample))]) * len(index.ids) / passages
+        return median_ms(encode, sample) + searched
 
 
 def _chunks(passage: Passage, title: bool, size: int) -> list[str]:

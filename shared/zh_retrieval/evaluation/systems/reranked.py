@@ -8,13 +8,14 @@ from contextlib import ExitStack
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from zh_retrieval import checks
 from zh_retrieval.base import Pair, Reranker
-from zh_retrieval.evaluation.faults import cut_faults
-from zh_retrieval.evaluation.results import Costs, Ranking, Run
+from zh_retrieval.evaluation.faults.finding import cut_faults
+from zh_retrieval.evaluation.run import Costs, Ranking, Run
 from zh_retrieval.evaluation.systems.base import System, Task
-from zh_retrieval.evaluation.systems.measuring import Memory
+from zh_retrieval.evaluation.systems.measuring import SAMPLE, Memory
 from zh_retrieval.evaluation.systems.search import order
-from zh_retrieval.evaluation.systems.store import Store, digest
+from zh_retrieval.evaluation.systems.store import Lazy, Store, Weights, digest
 from zh_retrieval.progress import Bar
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Reranked(System):
-    """The best `depth` passages of a first stage in the reranker's order, the others below them as they were.
+    """The best `depth` passages of another system in the reranker's order, the others below them as they were.
 
     Scores are the reranker's; those of the passages below follow the lowest one in steps of 1, so that a run file has
     the order.
@@ -40,12 +41,14 @@ class Reranked(System):
         instruction: str | None = None,
         title: bool = True,
         settings: Mapping[str, Any] | None = None,
+        conditions: str = "",
+        weights: Weights | None = None,
     ) -> None:
         """Take a reranker and the system below it.
 
         Args:
             name: How tables call it.
-            base: The first stage.
+            base: The first stage, or another reranker: then this is a further step of a cascade.
             load: Opens the reranker.
             recipe: All that its scores depend on; equal pairs of equal recipes are scored once.
             store: Where scores are kept.
@@ -53,63 +56,86 @@ class Reranked(System):
             instruction: Replaces the reranker's own, of one that takes any.
             title: Whether a passage's title is put before its text.
             settings: For the report.
+            conditions: Key of all that times depend on; times kept under another key are not shown.
+            weights: Tells other weights of an equal recipe apart; None where the recipe says it all.
+
+        Raises:
+            ConfigError: `depth` is no positive whole number.
         """
+        checks.whole_number("depth", depth, "a positive whole number: how many passages are reranked")
         self.name = name
         self.base = base
         self.settings = {**(settings or {}), "depth": depth}
-        self.depth = depth
+        self.depth = self.scored = depth
         self._load = load
         self._instruction = instruction
         self._title = title
-        self._shelf = store.shelf("scores", {**recipe, "instruction": instruction})
+        self._conditions = conditions
+        self._store, self._recipe, self._weights = store, {**recipe, "instruction": instruction}, weights
 
     def search(self, task: Task) -> Run:
-        """Return the first stage's passages in the new order."""
-        below = task.run(self.base)  # type: ignore[arg-type]
+        """Return the other system's passages in the new order."""
+        below = task.deep(self.base)  # type: ignore[arg-type]
         rankings: dict[str, Ranking] = {}
-        milliseconds: list[float] = []
+        spent = _Spent(self._conditions)
         cuts: dict[str, int] = {}
         limit = pairs = 0
-        memory = Memory()
         with (
             ExitStack() as stack,
             Bar(task.show_progress, desc=self.name, total=len(task.query_ids), unit="query") as bar,
         ):
-            model: list[Reranker] = []
+            model = Lazy(self._load, stack)
+            warm: list[bool] = []
 
             def score(asked: Sequence[Pair]) -> dict[str, np.ndarray]:
-                if not model:
-                    model.append(stack.enter_context(self._load()))
-                    model[0].score(asked[:1], instruction=self._instruction)  # the first call is slower than others
-                return self._score(asked, model[0])
+                if not warm:
+                    model.get().score(asked[:1], instruction=self._instruction)  # the first call is slower than others
+                    warm.append(True)
+                return self._score(asked, model.get())
+
+            fingerprint = (
+                {"fingerprint": self._weights.fingerprint(self._store, self._recipe, model.get)}
+                if self._weights
+                else {}
+            )
+            self._shelf = self._store.shelf("scores", {**self._recipe, **fingerprint})
 
             for query in task.query_ids:
                 found = below.rankings[query]
                 top = found.ids[: self.depth]
-                block = self._block(task, query, top, score)
-                rankings[query] = reordered(found, self.depth, dict(zip(top, block["scores"].tolist(), strict=True)))
                 if top:
-                    milliseconds.append(float(block["ms"]))
-                limit = int(block["limit"]) or limit
-                pairs += len(top)
-                for name, tokens in zip(top, block["tokens"].tolist(), strict=False):
-                    if tokens > limit:
-                        cuts[f"{query}: {name}"] = tokens
-                memory.look()
+                    block = self._block(task, query, top, score, spent)
+                    rankings[query] = reordered(
+                        found, self.depth, dict(zip(top, block["scores"].tolist(), strict=True))
+                    )
+                    limit = int(block["limit"]) or limit
+                    pairs += len(top)
+                    for name, tokens in zip(top, block["tokens"].tolist(), strict=False):
+                        if tokens > limit:
+                            cuts[f"{query}: {name}"] = tokens
+                else:
+                    rankings[query] = found
                 bar.advance(1)
-        costs = self._costs(below.costs, milliseconds, memory)
-        return Run(rankings, costs, tuple(cut_faults(cuts, pairs, limit, what="pairs")))
+        return Run(
+            rankings,
+            spent.costs(below.costs, pairs / len(rankings)),
+            tuple(cut_faults(cuts, pairs, limit, what="pairs")),
+        )
 
     def _block(
-        self, task: Task, query: str, top: Sequence[str], score: Callable[[Sequence[Pair]], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+        self, task: Task, query: str, top: Sequence[str], score: Callable[[Sequence[Pair]], dict[str, np.ndarray]],
+        spent: _Spent,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Return scores that were kept, or are computed now; kept ones without a time of this run, to have a few."""
         corpus = task.dataset.corpus
         pairs = [(task.dataset.queries[query], corpus[name].joined(title=self._title)) for name in top]
         key = digest([task.dataset.queries[query], *(document for _, document in pairs)])
         block = self._shelf.load(key)
-        if block is None:
+        earlier = block is not None and not spent.lacks(block)
+        if block is None or not earlier:
             block = score(pairs)
             self._shelf.save(key, block)
+        spent.add(block, earlier=earlier)
         return block
 
     def _score(self, pairs: Sequence[Pair], reranker: Reranker) -> dict[str, np.ndarray]:
@@ -123,20 +149,48 @@ class Reranked(System):
         return {
             "scores": scores,
             "ms": np.array(taken),
+            "conditions": np.array(self._conditions),
             "tokens": np.array([] if tokens is None else tokens, dtype=np.int64),
             "limit": np.array(reranker.max_length),
         }
 
-    def _costs(self, below: Costs, milliseconds: Sequence[float], memory: Memory) -> Costs:
-        """Return the first stage's costs and the reranking on top."""
-        extra = median(milliseconds) if milliseconds else 0.0
+
+class _Spent:
+    """Times of reranking one query's passages, of this run's conditions alone, and the memory of what is computed."""
+
+    def __init__(self, conditions: str) -> None:
+        self._conditions = conditions
+        self._milliseconds: list[float] = []
+        self._memory = Memory()
+        self._earlier = False
+
+    def lacks(self, block: Mapping[str, np.ndarray]) -> bool:
+        """Return True if a kept block has a time of other conditions, and there are too few of these so far."""
+        return len(self._milliseconds) < SAMPLE and not self._matches(block)
+
+    def add(self, block: Mapping[str, np.ndarray], *, earlier: bool) -> None:
+        if self._matches(block):
+            self._milliseconds.append(float(block["ms"]))
+            self._earlier |= earlier
+        if not earlier:
+            self._memory.look()
+
+    def costs(self, below: Costs, pairs: float) -> Costs:
+        """Return the costs of what is below and of reranking so many pairs a query; nothing to rerank costs nothing."""
+        extra = median(self._milliseconds) if self._milliseconds else 0.0
         total = None if below.ms_per_query is None else below.ms_per_query + extra
-        return Costs(below.passages_per_second, total, below.index_bytes, memory.peak)
+        memory = None if self._earlier else self._memory.peak
+        earlier = below.earlier or self._earlier
+        pairs += below.pairs_per_query or 0.0
+        return Costs(below.passages_per_second, total, below.index_bytes, memory, earlier, pairs)
+
+    def _matches(self, block: Mapping[str, np.ndarray]) -> bool:
+        return "conditions" in block and str(block["conditions"]) == self._conditions
 
 
-def reordered(found: Ranking, depth: int, scores: Mapping[str, float]) -> Ranking:
+def reordered(ranking: Ranking, depth: int, scores: Mapping[str, float]) -> Ranking:
     """Return a ranking whose first `depth` passages are in the order of their new scores, the others below them."""
-    top, rest = found.ids[:depth], found.ids[depth:]
+    top, rest = ranking.ids[:depth], ranking.ids[depth:]
     first = order(top, [scores[name] for name in top])
     least = min((scores[name] for name in top), default=0.0)
     below = (least - 1.0 - place for place in range(len(rest)))

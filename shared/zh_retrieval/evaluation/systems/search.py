@@ -5,10 +5,10 @@ Axes: Q queries, P passages of a block, R vectors of a block (one or more a pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from zh_retrieval.evaluation.results import Ranking
+from zh_retrieval.evaluation.run import Ranking
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,14 +127,32 @@ def _rescore(queries: np.ndarray, blocks: Iterable[Block], places: np.ndarray) -
 
 
 def _ranked(places: np.ndarray, scores: np.ndarray, ids: Sequence[str], top_k: int) -> list[Ranking]:
-    import numpy as np
-
-    by_id = np.empty(len(ids), dtype=np.int64)
-    by_id[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
     rankings = []
     for row, row_scores in zip(places, scores, strict=True):
-        found, values = row[row >= 0], row_scores[row >= 0]
-        chosen = np.lexsort((-by_id[found], -values))[:top_k]
-        kept: list[int] = found[chosen].tolist()
-        rankings.append(Ranking(tuple(ids[place] for place in kept), tuple(values[chosen].tolist())))
+        found: dict[str, float] = {
+            ids[int(place)]: score for place, score in zip(row.tolist(), row_scores.tolist(), strict=True) if place >= 0
+        }
+        best = order(list(found), list(found.values()))[:top_k]
+        rankings.append(Ranking(tuple(best), tuple(found[name] for name in best)))
     return rankings
+
+
+def similarities(
+    queries: Mapping[str, np.ndarray], wanted: Mapping[str, Sequence[str]], blocks: Iterable[Block], ids: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return query id -> passage id -> inner product in float64, of the best vector of a passage, for wanted pairs."""
+    import numpy as np
+
+    askers: dict[str, list[str]] = {}
+    for query, names in wanted.items():
+        for name in names:
+            askers.setdefault(name, []).append(query)
+    found: dict[str, dict[str, float]] = {query: {} for query in wanted}
+    names_left = iter(ids)
+    for vectors, counts in blocks:
+        for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True):
+            name = next(names_left)
+            for query in askers.get(name, ()):
+                products = vectors[end - count : end].astype(np.float64) @ queries[query].astype(np.float64)
+                found[query][name] = float(products.max())
+    return found

@@ -9,12 +9,18 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from zh_retrieval.base import Model
+from zh_retrieval.files.whole import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
+
+ModelT = TypeVar("ModelT", bound=Model)
 
 Arrays = Mapping[str, "np.ndarray"]
 
@@ -33,6 +39,48 @@ def digest(parts: Iterable[str]) -> str:
         found.update(len(data).to_bytes(8, "little"))
         found.update(data)
     return found.hexdigest()[:32]
+
+
+class Lazy(Generic[ModelT]):
+    """A model that is opened when it is first needed."""
+
+    def __init__(self, load: Callable[[], ModelT], stack: ExitStack) -> None:
+        """Take what opens it, and what closes it."""
+        self._load = load
+        self._stack = stack
+        self._model: ModelT | None = None
+
+    def get(self) -> ModelT:
+        """Return the open model."""
+        if self._model is None:
+            model = self._load()
+            self._stack.enter_context(model)
+            self._model = model
+        return self._model
+
+
+class Weights:
+    """Which weights a model has, by its fingerprint; asked of the loaded model once for each content of its files."""
+
+    def __init__(self, state: Callable[[], str | None]) -> None:
+        """Take what gives a hash of the files' content; None where there are none here: a server computes."""
+        self._state = state
+
+    def fingerprint(self, store: Store, recipe: Mapping[str, Any], model: Callable[[], Model]) -> str:
+        """Return `model().fingerprint`; the model is not opened where these files were asked for before."""
+        shelf = store.shelf("fingerprints", recipe)
+        state = self._state()
+        known = shelf.load(digest([state])) if state is not None else None
+        if known is not None:
+            return str(known["fingerprint"])
+        import numpy as np
+
+        found = model().fingerprint
+        if state is None or state == self._state():  # else somebody wrote while it was loaded
+            state = self._state()
+            if state is not None:
+                shelf.save(digest([state]), {"fingerprint": np.array(found)})
+        return found
 
 
 class Store:
@@ -80,14 +128,10 @@ class Shelf:
         self._folder.mkdir(parents=True, exist_ok=True)
         about = self._folder / "recipe.json"
         if not about.exists():
-            about.write_text(self._recipe, encoding="utf-8")
-        target = self._folder / f"{name}.npz"
-        temporary = target.with_name(f"{name}.tmp{os.getpid()}")
-        try:
-            with temporary.open("wb") as stream:
+            write_whole(about, lambda file: file.write_text(self._recipe, encoding="utf-8"))
+
+        def write(file: Path) -> None:
+            with file.open("wb") as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+        write_whole(self._folder / f"{name}.npz", write)

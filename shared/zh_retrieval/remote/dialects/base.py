@@ -18,7 +18,7 @@ Side = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ModelInfo:
     """A model as a server describes it; None is what it does not say.
 
     Attributes:
@@ -28,6 +28,8 @@ class Served:
         weights: Tells weights apart.
         dtype: What the server computes in.
         quantization: How its weights are rounded.
+        fingerprint: `Model.fingerprint` of the server's own handle.
+        sparse: Fingerprint of the model's sparse side; None: it has none.
         max_texts: Most texts of one request.
         max_bytes: Most bytes of one request.
     """
@@ -38,6 +40,8 @@ class Served:
     weights: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    fingerprint: str | None = None
+    sparse: str | None = None
     max_texts: int = 32
     max_bytes: int = 1_000_000
 
@@ -53,8 +57,12 @@ class Answer:
 class Dialect(Protocol):
     """One server's language, for one model. Coroutines run in the portal's loop."""
 
-    async def served(self, spec: ModelSpec) -> Served:
+    async def served(self, spec: ModelSpec) -> ModelInfo:
         """Return what the server says of the model; raise if it has another."""
+        ...
+
+    async def settle(self) -> None:
+        """Find out by asking once what holds for every request, and raise if an option cannot be kept there."""
         ...
 
     async def embed(self, texts: Sequence[str], side: Side, instruction: str | None) -> Answer:
@@ -77,15 +85,41 @@ def prompted(spec: ModelSpec, texts: Sequence[str], side: Side, instruction: str
     return [spec.format_document(text) for text in texts]
 
 
-def vectors(found: Any, count: int) -> np.ndarray:
+def whole(value: Any, least: int = 1) -> int:
+    """Return a whole number that a server says.
+
+    Raises:
+        TypeError, ValueError: It is none, or below `least`.
+    """
+    number = int(value)
+    if isinstance(value, (bool, str)) or number != value:
+        raise TypeError(f"{str(value)[:40]!r} is no whole number")
+    if number < least:
+        raise ValueError(f"{number} is below {least}")
+    return number
+
+
+def optional_text(value: Any) -> str | None:
+    """Return a text that a server says, or None.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} is no text")
+    return value
+
+
+def vectors(lists: Any, count: int) -> np.ndarray:
     """Return a list of `count` vectors as float32 (count, D) of length 1 each.
 
     Raises:
         RemoteError: There are more or fewer, they differ in length, or hold what is no number.
     """
     try:
-        rows = np.asarray(found, dtype=np.float32)
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
+            rows = np.asarray(lists, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
         raise RemoteError("The server's vectors are no lists of numbers of one length.") from None
     if rows.ndim != 2 or rows.shape[0] != count:
         raise RemoteError(f"The server gave vectors of shape {rows.shape} for {count} texts.")

@@ -6,6 +6,7 @@ says 422; both come out as InputError.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,26 @@ import numpy as np
 from zh_retrieval.base import Pair, Span
 from zh_retrieval.errors import ConfigError, RemoteError, UnknownModelError
 from zh_retrieval.remote.client import Client
-from zh_retrieval.remote.dialects.base import Answer, Served, Side, prompted, vectors
+from zh_retrieval.remote.dialects.base import Answer, ModelInfo, Side, optional_text, prompted, vectors, whole
+from zh_retrieval.remote.dialects.naming import means
 
 if TYPE_CHECKING:
+    from zh_retrieval.options import LoadOptions
     from zh_retrieval.recipes.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
 
 
 class Tei:
     """Talks to a TEI server, which has one model."""
 
-    def __init__(self, client: Client, spec: ModelSpec) -> None:
+    def __init__(self, client: Client, spec: ModelSpec, options: LoadOptions) -> None:
         self._client = client
         self._spec = spec
+        self._name = options.served_model_name
+        self._truncate = options.overflow != "error"
 
-    async def served(self, spec: ModelSpec) -> Served:
+    async def served(self, spec: ModelSpec) -> ModelInfo:
         """Return the server's model.
 
         Raises:
@@ -41,26 +48,46 @@ class Tei:
         try:
             kind, name = next(iter(info["model_type"])), str(info["model_id"])
             if kind != ("embedding" if spec.task == "embedding" else "reranker"):
-                raise UnknownModelError(f"{url} serves a model of type {kind!r}, {name}: not {spec.name}.")
-            _check_name(url, name, spec)
-            return Served(
+                raise UnknownModelError(f"{url} serves a model of type {kind[:40]!r}, {name[:200]}: not {spec.name}.")
+            self._check_name(url, name)
+            return ModelInfo(
                 name,
-                max_length=int(info["max_input_length"]),
+                max_length=whole(info["max_input_length"]),
                 dimension=spec.dimension,
-                weights=info.get("model_sha"),
-                dtype=info.get("model_dtype"),
-                max_texts=max(1, int(info["max_client_batch_size"])),
+                weights=optional_text(info.get("model_sha")),
+                dtype=optional_text(info.get("model_dtype")),
+                max_texts=whole(info["max_client_batch_size"]),
             )
-        except (KeyError, TypeError, StopIteration, ValueError) as error:
+        except (KeyError, TypeError, StopIteration, ValueError, OverflowError) as error:
             if isinstance(error, UnknownModelError):
                 raise
-            raise RemoteError(f"{url}/info is not what TEI says there ({error!r}).") from None
+            raise RemoteError(f"{url}/info is not what TEI says there ({str(error)[:200]!r}).") from None
+
+    def _check_name(self, url: str, name: str) -> None:
+        if self._name is not None:
+            if name != self._name:
+                raise UnknownModelError(f"{url} serves {name[:200]!r}, not served_model_name={self._name!r}.")
+            return
+        ours = means(name, self._spec)
+        if ours is None:
+            logger.warning(
+                "%s serves the folder %r, which does not say whether it is %s. If it is, say served_model_name=%r.",
+                url, name[:200], self._spec.name, name[:200],
+            )  # fmt: skip
+        elif not ours:
+            raise UnknownModelError(
+                f"{url} serves {name[:200]}, not {self._spec.name}. If that is a copy of it, say "
+                f"served_model_name={name[:200]!r}."
+            )
+
+    async def settle(self) -> None:
+        """Do nothing: TEI cuts and refuses as it is asked, and gives raw scores where they are asked for."""
 
     async def embed(self, texts: Sequence[str], side: Side, instruction: str | None) -> Answer:
         """Return the vectors of texts."""
         inputs = prompted(self._spec, texts, side, instruction)
-        found = await self._client.post_json("/embed", {"inputs": inputs, "truncate": True, "normalize": True})
-        return Answer(vectors(found, len(texts)))
+        body = {"inputs": inputs, "truncate": self._truncate, "normalize": True}
+        return Answer(vectors(await self._client.post_json("/embed", body), len(texts)))
 
     async def score(self, pairs: Sequence[Pair], instruction: str | None) -> Answer:
         """Return raw logits: one request for each query."""
@@ -70,7 +97,7 @@ class Tei:
                 "query": self._spec.format_query(query, instruction),
                 "texts": [self._spec.format_document(pairs[place][1]) for place in places],
                 "raw_scores": True,
-                "truncate": True,
+                "truncate": self._truncate,
             }
             fill(scores, places, await self._client.post_json("/rerank", body), "score")
         return Answer(scores)
@@ -88,29 +115,20 @@ def by_query(pairs: Sequence[Pair]) -> dict[str, list[int]]:
     return places
 
 
-def fill(scores: np.ndarray, places: list[int], found: Any, name: str) -> None:
+def fill(scores: np.ndarray, places: list[int], entries: Any, name: str) -> None:
     """Write scores that come with indices, in any order, to their places.
 
     Raises:
         RemoteError: One is missing, twice there, or no finite number.
     """
     try:
-        by_index = {int(item["index"]): float(item[name]) for item in found}
+        by_index = {whole(item["index"], 0): float(item[name]) for item in entries}
         numbers = [by_index[index] for index in range(len(places))]
-    except (KeyError, TypeError, ValueError) as error:
-        raise RemoteError(f"The server's scores are not one for each document ({error!r}).") from None
-    if len(by_index) != len(places) or not np.isfinite(numbers).all():
+        known = len(entries) == len(places)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RemoteError(f"The server's scores are not one for each document ({str(error)[:200]!r}).") from None
+    with np.errstate(over="ignore"):
+        rows = np.asarray(numbers, dtype=np.float64).astype(np.float32)
+    if not known or not np.isfinite(rows).all():
         raise RemoteError("The server's scores are not one finite number for each document.")
-    scores[places] = numbers
-
-
-def _check_name(url: str, name: str, spec: ModelSpec) -> None:
-    """Refuse a model whose id is another's; a folder's name says nothing."""
-    from zh_retrieval.recipes.registry import get_spec
-
-    try:
-        found = get_spec(name)
-    except UnknownModelError:
-        return
-    if found.name != spec.name:
-        raise UnknownModelError(f"{url} serves {name}, not {spec.name}.")
+    scores[places] = rows

@@ -6,8 +6,10 @@ const WORDS = {
     title: "playground", docs: "API", query: "Question", documents: "Documents, one a line",
     encoder: "Embedding model", reranker: "Reranker", first: "Rerank the first", key: "API key", compare: "Compare",
     none: "none", other: "中文", cosine: "cosine", from0to1: "score from 0 to 1",
+    bm25: "BM25 over these documents", sum: "sum of both sides' z-scores",
     loading: "The models are being loaded …", ready: "Ready.", working: "Computing …",
-    needsKey: "This server asks for a key.", unreachable: "The server does not answer.",
+    needsKey: "This server asks for a key.", wrongKey: "This is not one of the server's keys.",
+    unreachable: "The server does not answer.",
     empty: "Write a question and at least one document.", nothing: "Choose a model.",
     time: (all, model) => `${all} ms, ${model} ms of them in the model`,
     tokens: (count) => `${count} tokens`, lost: (inputs, tokens) => `${inputs} cut, ${tokens} tokens lost`,
@@ -20,8 +22,9 @@ const WORDS = {
     title: "试验台", docs: "接口文档", query: "问题", documents: "文档，每行一篇",
     encoder: "向量模型", reranker: "重排模型", first: "重排前几篇", key: "API 密钥", compare: "比较",
     none: "不用", other: "English", cosine: "余弦相似度", from0to1: "分数 0 到 1",
+    bm25: "BM25，以这些文档为语料", sum: "两侧 z 分数之和",
     loading: "模型加载中……", ready: "就绪。", working: "计算中……",
-    needsKey: "此服务需要密钥。", unreachable: "服务没有应答。",
+    needsKey: "此服务需要密钥。", wrongKey: "密钥不对。", unreachable: "服务没有应答。",
     empty: "请填写问题和至少一篇文档。", nothing: "请选择模型。",
     time: (all, model) => `${all} 毫秒，其中模型 ${model} 毫秒`,
     tokens: (count) => `${count} 个词元`, lost: (inputs, tokens) => `${inputs} 篇被截断，丢失 ${tokens} 个词元`,
@@ -40,6 +43,7 @@ let models = [];
 let shown = null; // what `show` drew last, to draw it again in the other language
 let said = null; // the status, as a function of the words
 let busy = false;
+let connecting = null;
 
 function speak(language) {
   words = WORDS[language];
@@ -94,7 +98,12 @@ async function ask(path, body) {
   };
 }
 
-async function connect() {
+function connect() { // once, however many ask for it
+  connecting ??= connected().finally(() => { connecting = null; });
+  return connecting;
+}
+
+async function connected() {
   for (;;) {
     try {
       models = (await ask("v1/zh-retrieval/models")).content.models;
@@ -120,7 +129,7 @@ function refused(error) {
   if (error.status === 401) {
     at("secret").hidden = false;
     at("key").focus();
-    say(() => words.needsKey, true);
+    say(() => (at("key").value ? words.wrongKey : words.needsKey), true);
   } else {
     const again = error.seconds;
     const message = error instanceof Refused ? error.message : null;
@@ -152,6 +161,44 @@ async function embedded(model, query, documents) {
   };
 }
 
+// Sparse vectors of words: the values come from the server, how rare a word is from the documents here, as in a store.
+async function lexical(model, query, documents) {
+  const of = (side, inputs) => ask("embed_sparse", { model: model.id, inputs, prompt_name: side });
+  const [asked, found] = [await of("query", [query]), await of("document", documents)];
+  const vectors = found.content.map((vector) => new Map(vector.map((entry) => [entry.index, entry.value])));
+  const rarity = (index) => {
+    const holding = vectors.filter((vector) => vector.has(index)).length;
+    return Math.log(1 + (vectors.length - holding + 0.5) / (holding + 0.5));
+  };
+  const weights = asked.content[0].map((entry) => [entry.index, entry.value * rarity(entry.index)]);
+  const scores = vectors.map((vector) => weights.reduce((sum, [index, weight]) => sum + weight * (vector.get(index) ?? 0), 0));
+  return {
+    model, unit: "bm25", tokens: null,
+    rows: scores.map((score, index) => ({ index, score })).filter((row) => row.score > 0)
+      .sort((one, other) => other.score - one.score),
+    count: 0, all: asked.all + found.all, inModel: asked.model + found.model, cut: 0, lost: 0,
+  };
+}
+
+// As `zh_retrieval.fuse`: the first 100 of each side, z-scores by half; what a side did not find gets its lowest.
+function fused(dense, lexical) {
+  const sides = [dense, lexical].map((stage) => {
+    const rows = stage.rows.slice(0, 100);
+    const mean = rows.reduce((sum, row) => sum + row.score, 0) / rows.length;
+    const deviation = Math.sqrt(rows.reduce((sum, row) => sum + (row.score - mean) ** 2, 0) / rows.length);
+    const equal = deviation <= 1e-9 * Math.max(...rows.map((row) => Math.abs(row.score)));
+    const scores = new Map(rows.map((row) => [row.index, equal ? 0 : (row.score - mean) / deviation]));
+    return { scores, lowest: rows.length ? Math.min(...scores.values()) : 0 };
+  });
+  const found = [...new Set(sides.flatMap((side) => [...side.scores.keys()]))]; // equal sums stay in this order
+  const sum = (index) => sides.reduce((total, side) => total + (side.scores.get(index) ?? side.lowest) / 2, 0);
+  return {
+    model: { id: `${dense.model.id} + ${lexical.model.id}` }, unit: "sum", tokens: null, before: dense,
+    rows: found.map((index) => ({ index, score: sum(index) })).sort((one, other) => other.score - one.score),
+    count: dense.count, all: dense.all + lexical.all, inModel: dense.inModel + lexical.inModel, cut: 0, lost: 0,
+  };
+}
+
 async function reranked(model, query, documents, indices) {
   const found = await ask("v1/rerank", { model: model.id, query, documents: indices.map((index) => documents[index]) });
   return {
@@ -168,15 +215,21 @@ async function compare() {
   const chosen = (select) => models.find((model) => model.id === at(select).value);
   const encoder = chosen("encoder");
   const reranker = chosen("reranker");
+  const lexicon = models.find((model) => model.task === "sparse"); // a server that was given one shows both sides
   if (!encoder && !reranker) return say(() => words.nothing, true);
   say(() => words.working);
   const start = performance.now();
   const stages = [];
   if (encoder) stages.push(await embedded(encoder, query, documents));
+  if (encoder && lexicon) {
+    stages.push(await lexical(lexicon, query, documents));
+    stages.push(fused(...stages));
+  }
   if (reranker) {
-    const order = encoder ? stages[0].rows.map((row) => row.index) : documents.map((_, index) => index);
-    const first = encoder ? Math.max(1, Number(at("first").value) || order.length) : order.length;
-    stages.push(await reranked(reranker, query, documents, order.slice(0, first)));
+    const best = stages.at(-1);
+    const order = best ? best.rows.map((row) => row.index) : documents.map((_, index) => index);
+    const first = best ? Math.max(1, Number(at("first").value) || order.length) : order.length;
+    stages.push({ ...(await reranked(reranker, query, documents, order.slice(0, first))), before: best });
   }
   show({ documents, stages });
   const ms = Math.round(performance.now() - start);
@@ -185,14 +238,13 @@ async function compare() {
 
 function show(found) {
   shown = found;
-  const before = found.stages.length > 1 ? found.stages[0].rows.map((row) => row.index) : null;
-  at("stages").replaceChildren(
-    ...found.stages.map((stage, number) => section(stage, found.documents, number ? before : null)),
-  );
+  at("stages").replaceChildren(...found.stages.map((stage) => section(stage, found.documents)));
 }
 
-function section(stage, documents, before) {
-  const facts = [words[stage.unit], words.time(stage.all.toFixed(1), stage.inModel.toFixed(1)), words.tokens(stage.count)];
+function section(stage, documents) {
+  const before = stage.before?.rows.map((row) => row.index) ?? null;
+  const facts = [words[stage.unit], words.time(stage.all.toFixed(1), stage.inModel.toFixed(1))];
+  if (stage.count) facts.push(words.tokens(stage.count));
   const line = element("p", { class: "facts" }, facts.join(" · "));
   if (stage.cut) line.append(" · ", element("span", { class: "cut" }, words.lost(stage.cut, stage.lost)));
   const rows = stage.rows.map((row, place) => item(row, place, stage, documents[row.index], before));
@@ -201,7 +253,9 @@ function section(stage, documents, before) {
 
 function item(row, place, stage, text, before) {
   const bar = element("div");
-  bar.style.width = `${100 * Math.min(1, Math.max(0, row.score))}%`;
+  const scores = stage.rows.map((entry) => entry.score);
+  const [low, high] = ["bm25", "sum"].includes(stage.unit) ? [Math.min(0, ...scores), Math.max(...scores)] : [0, 1];
+  bar.style.width = `${100 * Math.min(1, Math.max(0, (row.score - low) / (high - low || 1)))}%`;
   const head = element(
     "div", { class: "head" }, element("span", { class: "place" }, String(place + 1)),
     element("div", { class: "track", "aria-hidden": "true" }, bar),
@@ -258,6 +312,7 @@ at("ask").addEventListener("submit", async (event) => {
     at("compare").removeAttribute("aria-busy");
   }
 });
+at("key").addEventListener("change", () => { if (!models.length) connect(); });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("ask").requestSubmit();
 });

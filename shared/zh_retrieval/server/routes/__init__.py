@@ -1,1 +1,1 @@
-"""What each dialect asks and how it is answered."""
+"""What answers beside the dialects: health and metrics, the documentation, the playground."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import orjson
 from starlette.responses import Response
 
-from zh_retrieval.server import metrics
 from zh_retrieval.server.exchange import Incoming
-from zh_retrieval.server.problems import own
+from zh_retrieval.server.http.problems import own
+from zh_retrieval.server.operation import metrics
 from zh_retrieval.server.routes.route import Route
 
 
-async def livez(_: Incoming) -> Response:
-    """Say that the process answers."""
+async def livez(incoming: Incoming) -> Response:
+    """Say that the process answers: 200, or 503 where a model hangs that only a new process frees."""
+    reason = incoming.running.health.why_dead
+    if reason is not None:
+        return Response(orjson.dumps({"status": "dead", "reason": reason}), 503, media_type="application/json")
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from starlette.responses import Response
 
 from zh_retrieval.server.exchange import Handler, Incoming
-from zh_retrieval.server.problems import own
+from zh_retrieval.server.http.problems import own
 from zh_retrieval.server.routes.operation import readyz
 from zh_retrieval.server.routes.route import Route
 

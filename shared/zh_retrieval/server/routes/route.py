@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zh_retrieval.server.exchange import Handler
-from zh_retrieval.server.problems import Dialect
+from zh_retrieval.server.http.problems import ErrorFormat
+from zh_retrieval.server.requests.request import Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class Route:
         method: "GET" or "POST".
         path: As Starlette writes it.
         handler: Gives the answer.
-        dialect: How errors are said.
+        error_format: How errors are said.
+        requests: What a body may hold; None for GET.
         example: A body, for the documentation.
         public: Whether no key is asked for.
         work: Whether it needs loaded models.
@@ -27,7 +29,8 @@ class Route:
     method: Literal["GET", "POST"]
     path: str
     handler: Handler
-    dialect: Dialect
+    error_format: ErrorFormat
+    requests: Requests | None = None
     example: Mapping[str, Any] = field(default_factory=dict)
     public: bool = False
     work: bool = True

@@ -1,0 +1,1 @@
+"""Programs to copy from; the tests run each of them on the built-in model."""

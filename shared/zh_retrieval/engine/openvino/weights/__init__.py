@@ -1,0 +1,1 @@
+"""The weights of a graph: as constants, rounded, and rounded ones kept in files for the next start."""

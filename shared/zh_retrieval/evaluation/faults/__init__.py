@@ -1,0 +1,1 @@
+"""What is wrong with data and rankings, counted and named: a mean would hide it."""

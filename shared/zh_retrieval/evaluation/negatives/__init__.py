@@ -1,0 +1,1 @@
+"""Hard negatives for training, from the questions of an evaluation."""

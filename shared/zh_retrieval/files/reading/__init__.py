@@ -1,0 +1,1 @@
+"""Files of any kind to rows, and rows to records."""

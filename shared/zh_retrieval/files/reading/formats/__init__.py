@@ -1,0 +1,1 @@
+"""One file for each format: its bytes or lines to rows."""

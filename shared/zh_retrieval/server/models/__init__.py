@@ -1,0 +1,1 @@
+"""The models that are served: by id, loaded, proved, watched."""

@@ -1,0 +1,1 @@
+"""What a body may hold: kinds of fields, and how JSON becomes a request."""
