@@ -120,7 +120,7 @@ class EmbedDocuments(_Mapping):
         """
         columns = {"text": text_column, "error": error_column}
         super().__init__(columns, on_error, threads, options)
-        self._names = {DENSE: vector_column}
+        self._vector_column = vector_column
         self._encoding = Encoding(model, options, sparse, dict(sparse_options or {}))
         self._encoding.check()
 
@@ -133,8 +133,10 @@ class EmbedDocuments(_Mapping):
         else:
             good, valid, errors = encoders.encode_valid(texts)
             found, missing = valid.spread(good, len(texts)), missing_of(errors, len(texts))
-        columns = found.columns(missing)
-        return self._with(batch, {self._names.get(name, name): column for name, column in columns.items()}, errors)
+        columns = {
+            self._vector_column if name == DENSE else name: column for name, column in found.columns(missing).items()
+        }
+        return self._with(batch, columns, errors)
 
     def _load(self, threads: int | None) -> Encoders:
         return self._encoding.with_threads(threads).open()

@@ -75,7 +75,7 @@ def _lines(settings: dict[str, Any], records: Iterable[Record]) -> Iterator[str]
             line = json.dumps(record.values, ensure_ascii=False, allow_nan=False)
             line.encode()
         except (TypeError, ValueError):
-            same = False
+            same, line = False, ""
         if not same:
             raise InputError(
                 f"The document {record.name[:60]!r} has metadata that JSON cannot give back as it was (text, finite "

@@ -70,7 +70,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib
+        import tomli as tomllib  # pyright: ignore[reportMissingImports]
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)

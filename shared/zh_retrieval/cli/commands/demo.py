@@ -234,6 +234,7 @@ def _print(
     if hidden:
         print(f"\n{hidden} more questions answered rightly (--all shows them)")
     print()
+    alone: dict[str, dict[str, Any]] = {}
     for summary in report["frameworks"]:
         alone = {name: value for name, value in summary.items() if isinstance(value, dict)}
         print("  ".join(f"{name} {value}" for name, value in summary.items() if name not in alone))

@@ -99,7 +99,8 @@ class ServedModel(Generic[HandleT]):
         elif self._given is None and self.spec.gives_sparse:
             try:
                 self.sparse = load_sparse_encoder(self.spec, **self.options)
-                self.strict_sparse = load_sparse_encoder(self.spec, **{**self.options, "overflow": "error"})
+                strict = {**self.options, "overflow": "error"}
+                self.strict_sparse = load_sparse_encoder(self.spec, **strict)
             except (CheckpointError, DownloadError) as error:  # an older snapshot: what was served still is
                 logger.warning("%s is served without sparse vectors: %s", self.spec.name, error)
 
