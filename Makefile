@@ -35,7 +35,8 @@ test: $(STAMP)
 
 # What takes long: slow tests, KILLS kills of running jobs, DEPTH times as many made-up inputs, the other type checker.
 test-slow: $(STAMP)
-	$(MAKE) -j2 slow deep basedpyright
+	$(MAKE) slow
+	$(MAKE) -j2 deep basedpyright
 	$(MAKE) light
 	$(MAKE) fresh
 	$(MAKE) durability
@@ -58,10 +59,11 @@ unit: $(STAMP)
 	$(BIN)/pytest -m "timing and not slow"
 
 slow: $(STAMP)
-	$(BIN)/pytest -m slow
+	$(ONE_THREAD) $(BIN)/pytest $(PARALLEL) -m "slow and not timing"
+	$(BIN)/pytest -m "slow and timing"
 
 deep: $(STAMP)
-	ZH_RETRIEVAL_DEPTH=$(DEPTH) $(BIN)/pytest -m "hypothesis and not slow"
+	ZH_RETRIEVAL_DEPTH=$(DEPTH) $(ONE_THREAD) $(BIN)/pytest $(PARALLEL) -m "hypothesis and not slow"
 
 # Everything that needs no torch, in an environment that has none.
 light: $(STAMP)
