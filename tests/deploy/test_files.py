@@ -22,7 +22,7 @@ DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
 
 
 def unit():
-    text = (DEPLOY / "zh-retrieval.service").read_text(encoding="utf-8")
+    text = (DEPLOY / "zh-retrieval@.service").read_text(encoding="utf-8").replace("%i", "8081")  # of an instance
     return dict(re.findall(r"^(\w+)=(.*)$", text, re.M))
 
 
@@ -105,8 +105,8 @@ def test_systemd_reads_the_unit(tmp_path):
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("no systemd here")
-    text = (DEPLOY / "zh-retrieval.service").read_text(encoding="utf-8")
-    file = tmp_path / "zh-retrieval.service"
+    text = (DEPLOY / "zh-retrieval@.service").read_text(encoding="utf-8")
+    file = tmp_path / "zh-retrieval@8081.service"
     file.write_text(text.replace("/opt/zh-retrieval/bin/zh-retrieval", "/bin/true"), encoding="utf-8")
     done = subprocess.run([program, "verify", str(file)], capture_output=True, text=True, check=False)
-    assert (done.returncode, [line for line in done.stderr.splitlines() if "zh-retrieval.service" in line]) == (0, [])
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "zh-retrieval" in line]) == (0, [])

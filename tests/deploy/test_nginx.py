@@ -23,21 +23,26 @@ http {{
   access_log off; default_type text/plain;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{ listen 127.0.0.1:{port}; include {folder}/sample.conf; }}
+  include {folder}/sample.conf;
 }}
 """
 
 
 @contextmanager
-def nginx(folder, port):
+def nginx(folder, ports):
+    """Run nginx with the sample before servers at two ports, and give its address."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         pytest.skip("no nginx installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         own = free.getsockname()[1]
-    (folder / "sample.conf").write_text(SAMPLE.read_text(encoding="utf-8").replace(":8080/", f":{port}/"))
-    (folder / "nginx.conf").write_text(WHOLE.format(folder=folder, port=own))
+    sample = SAMPLE.read_text(encoding="utf-8")
+    for said, here in (("127.0.0.1:8081", ports[0]), ("127.0.0.1:8082", ports[1]), ("listen 80;", own)):
+        assert sample.count(said) == 1
+        sample = sample.replace(said, f"listen 127.0.0.1:{here};" if here == own else f"127.0.0.1:{here}")
+    (folder / "sample.conf").write_text(sample)
+    (folder / "nginx.conf").write_text(WHOLE.format(folder=folder))
     command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     assert subprocess.run([*command, "-t"], check=False, capture_output=True).returncode == 0
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -58,7 +63,7 @@ def nginx(folder, port):
 def test_below_a_prefix_everything_works_and_health_stays_inside(tmp_path):
     with (
         serving(Settings(handles={"fake": FakeEncoder()}, keys=("sesame",))) as server,
-        nginx(tmp_path, server.url.rpartition(":")[2]) as url,
+        nginx(tmp_path, [server.url.rpartition(":")[2]] * 2) as url,
         httpx.Client(base_url=url, headers={"authorization": "Bearer sesame"}) as client,
     ):
         body = {"model": "fake", "input": ["西湖在哪里？"] * 3}

@@ -135,6 +135,7 @@ def test_a_new_connection_is_refused_where_all_are_under_way() -> None:
         for line in lines:
             assert answered(line).startswith(b"HTTP/1.1 200")
             line.close()
+        assert 'zh_retrieval_refused_total{reason="too_many_connections"} 1.0' in server.get("/metrics").text
 
 
 def test_a_websocket_is_answered_as_any_request_is() -> None:

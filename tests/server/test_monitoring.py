@@ -43,9 +43,9 @@ def test_what_the_dashboard_and_the_rules_ask_for_is_there(server: Server) -> No
     there = set(re.findall(r"^(\w+)[ {]", text, re.MULTILINE))
     labels = {label for line in text.splitlines() for label in re.findall(r"(\w+)=\"", line)}
     for query in queries():
-        names = set(re.findall(r"\b((?:zh_retrieval|process)_\w+)", query))
+        names = set(re.findall(r"\b((?:zh_retrieval|process)_\w+|up\b(?={))", query))
         assert names, query
-        assert names <= there, query
+        assert names <= there | {"up"}, query  # the one that Prometheus makes
         grouped = {word.strip() for group in re.findall(r"by \(([^)]*)\)", query) for word in group.split(",")}
         used = grouped | set(re.findall(r"[{,]\s*(\w+)=", query))
         assert used <= labels | {"instance", "job"}, query  # the two that Prometheus adds

@@ -87,6 +87,11 @@ class App:
         if self._running is not None:
             self._running.health.drain()
 
+    def connection_refused(self) -> None:
+        """Count a connection that the host refused, which asked for nothing yet."""
+        if self._running is not None:
+            self._running.metrics.refused("too_many_connections")
+
     @property
     def busy(self) -> bool:
         """Return True while requests are under way."""

@@ -58,8 +58,9 @@ class Host(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, host, port, lifespan="on", log_config=None, access_log=False, server_header=False, ws="none",
-                http=limited(max_connections, app.settings.transfer_seconds), timeout_keep_alive=_KEPT, backlog=2048,
-                h11_max_incomplete_event_size=_HEADER_BYTES, timeout_graceful_shutdown=1,
+                http=limited(max_connections, app.settings.transfer_seconds, app.connection_refused),
+                timeout_keep_alive=_KEPT, backlog=2048, h11_max_incomplete_event_size=_HEADER_BYTES,
+                timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
         self._app = app

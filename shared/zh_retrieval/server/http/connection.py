@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import h11
@@ -28,11 +28,13 @@ class Connection(H11Protocol):
     Attributes:
         most: Connections of a server; `limited` sets it.
         seconds: How long a client may take for an answer; `limited` sets it.
+        refused: Told of each connection that was refused; `limited` sets it.
         idle_since: When it last began to wait for a request (monotonic seconds).
     """
 
     most = 1000
     seconds = 60.0
+    refused: Callable[[], None] = staticmethod(lambda: None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection; close the one that idles longest if there are too many, or else this one."""
@@ -42,6 +44,7 @@ class Connection(H11Protocol):
         self._aborted = False
         transport.set_write_buffer_limits(low=0)  # what resumes writing has been taken whole
         if len(self.connections) >= self.most and not _closed_longest_idle(self.connections):
+            self.refused()
             transport.write(_REFUSAL)
             super().connection_made(transport)
             transport.close()
@@ -149,9 +152,12 @@ class Connection(H11Protocol):
         self.abort()
 
 
-def limited(most: int, seconds: float) -> type[Connection]:
-    """Return the protocol for at most so many connections, whose answers are taken within so many seconds."""
-    limits: dict[str, Any] = {"most": most, "seconds": seconds}
+def limited(most: int, seconds: float, refused: Callable[[], None]) -> type[Connection]:
+    """Return the protocol for at most so many connections, whose answers are taken within so many seconds.
+
+    `refused` is called for each connection beyond them.
+    """
+    limits: dict[str, Any] = {"most": most, "seconds": seconds, "refused": staticmethod(refused)}
     return type("LimitedConnection", (Connection,), limits)
 
 

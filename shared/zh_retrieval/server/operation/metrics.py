@@ -34,7 +34,7 @@ class Metrics:
         self.requests = Counter(f"{prefix}requests", "Requests.", ("route", "status"), registry=registry)
         self.errors = Counter(f"{prefix}errors", "Refused and failed requests.", ("kind",), registry=registry)
         self._refused = Counter(
-            f"{prefix}refused", "Requests that were refused, by reason.", ("reason",), registry=registry
+            f"{prefix}refused", "Requests and connections that were refused, by reason.", ("reason",), registry=registry
         )
         ready = Gauge(f"{prefix}ready", "1 where the server takes work, as /readyz says; else 0.", registry=registry)
         ready.set_function(lambda: 1.0 if is_ready() else 0.0)
@@ -79,7 +79,11 @@ class Metrics:
         kind = _KINDS.get(problem.status, problem.kind)
         self.errors.labels(kind).inc()
         if not problem.ours or problem.status == 503:
-            self._refused.labels(problem.code or kind).inc()
+            self.refused(problem.code or kind)
+
+    def refused(self, reason: str) -> None:
+        """Record a request, or a connection, that was refused."""
+        self._refused.labels(reason).inc()
 
     def computed(self, model: str, inputs: int, used: Usage, seconds: float) -> None:
         """Record a call that gave results after some seconds."""
