@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 import zh_retrieval as zr
+from tests.parity import gte_reference
 from tests.tiny_models import (
     tiny_bert,
     tiny_causal_lm,
+    tiny_gte,
     tiny_mistral,
     tiny_multilingual_bert,
     tiny_qwen3,
@@ -33,6 +36,18 @@ PAIRS = [("天气怎么样", SENTENCE), ("猫", ""), ("今天去哪里散步？"
 WEB = "Given a web search query, retrieve relevant passages that answer the query"
 
 
+def body(folder):
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def classifier(folder):
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+
+
 @dataclass(frozen=True)
 class Embedder:
     """The model card's recipe: the frame of a sequence, the prompts, the row that is taken."""
@@ -42,11 +57,13 @@ class Embedder:
     query: str = "{}"
     document: str = "{}"
     row: str = "first"
+    read: Callable[[Path], Any] = body
 
 
 @dataclass(frozen=True)
 class CrossEncoder:
     make: Callable[[Path], Path]
+    read: Callable[[Path], Any] = classifier
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,8 @@ ROWS = {
     "yuan-embedding-2.0-zh": BERT_DENSE,
     "bce-embedding-base_v1": Embedder(tiny_xlmr),
     "bce-reranker-base_v1": CROSS,
+    "gte-multilingual-base": Embedder(tiny_gte, read=gte_reference.body),
+    "gte-multilingual-reranker-base": CrossEncoder(partial(tiny_gte, head="pairs"), read=gte_reference.classifier),
 }
 
 
@@ -182,11 +201,8 @@ def test_an_entry_that_is_proved_elsewhere_is(name, row):
 
 @pytest.mark.parametrize(("name", "row"), entries(Embedder))
 def test_vectors_equal_the_eager_class(name, row, folder_of, each_engine):
-    from transformers import AutoModel
-
     folder = folder_of(row)
-    tokenizer = framed(folder, row.frame)
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    tokenizer, model = framed(folder, row.frame), row.read(folder)
 
     def vector(ids):
         with torch.no_grad():
@@ -217,11 +233,8 @@ def assert_scores(name, folder, expected_ids, score):
 
 @pytest.mark.parametrize(("name", "row"), entries(CrossEncoder))
 def test_logits_equal_the_eager_class(name, row, folder_of, each_engine):
-    from transformers import AutoModelForSequenceClassification
-
     folder = folder_of(row)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    tokenizer = framed(folder, "<s> $A </s> </s> $B </s>")
+    tokenizer, model = framed(folder, "<s> $A </s> </s> $B </s>"), row.read(folder)
 
     def logit(ids, _):
         with torch.no_grad():
