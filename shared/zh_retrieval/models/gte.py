@@ -118,8 +118,14 @@ class _Pooler(nn.Module):
 
 
 class ZhGteModel(PreTrainedModel):
-    """The body: token ids to the last hidden states; with `labels`, a cross-encoder's head beside it."""
+    """The body: token ids to the last hidden states; with `labels`, a cross-encoder's head beside it.
 
+    Attributes:
+        frequencies: Radians per position, float32 (D / 2,); laid once the weights are loaded (`gte`), since what is no
+            weight would be lost before.
+    """
+
+    frequencies: torch.Tensor
     config_class = GteConfig
     base_model_prefix = "new"
     _supports_attention_backend = True
@@ -127,7 +133,6 @@ class ZhGteModel(PreTrainedModel):
 
     def __init__(self, config: GteConfig, labels: int = 0) -> None:
         super().__init__(config)
-        self.frequencies = tuple(config.frequencies)
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
         if labels:
@@ -155,17 +160,11 @@ class ZhGteModel(PreTrainedModel):
             token_type_ids: int64 (1, T); None: all are 0.
         """
         hidden = self.embeddings(input_ids, token_type_ids)
-        angles = position_ids[0, :, None] * frequency_tensor(self.frequencies, position_ids.device)  # (T, D / 2)
+        angles = position_ids[0, :, None] * self.frequencies.to(position_ids.device)  # (T, D / 2)
         rope = angles.cos(), angles.sin()
         for layer in self.encoder.layer:
             hidden = layer(hidden, rope, packed)
         return (hidden,)
-
-
-@lru_cache(maxsize=8)
-def frequency_tensor(frequencies: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Return radians per position on the device, float32 (D / 2,); copied there once."""
-    return torch.tensor(frequencies, dtype=torch.float32, device=device)
 
 
 def _rotated(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -192,6 +191,8 @@ def _plan(config: dict[str, Any], labels: int) -> Plan:
         head = nn.Sequential(model.pooler, model.classifier) if labels else None  # (R, 1, H) to (R, labels)
         if labels:
             model.pooler = model.classifier = None
+        frequencies = torch.tensor(parsed.frequencies, dtype=torch.float32, device="cpu")
+        model.register_buffer("frequencies", frequencies, persistent=False)
         return Parts(model, head, parsed.hidden_size, parsed.max_position_embeddings)
 
     return Plan(_read_by_any_name(), parsed, parts, arguments={"labels": labels})
