@@ -87,6 +87,12 @@ BGE_ZH = Embedder(tiny_bert, "[CLS] $A [SEP]", "为这个句子生成表示以�
 E5 = Embedder(tiny_xlmr, query="query: {}", document="passage: {}", row="mean")
 E5_BERT = Embedder(tiny_multilingual_bert, query="query: {}", document="passage: {}", row="mean")
 QWEN3 = Embedder(tiny_qwen3, "$A <|endoftext|>", f"Instruct: {WEB}\nQuery:{{}}", row="last")
+F2LLM = Embedder(
+    tiny_qwen3,
+    "$A <|im_end|>",
+    "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: {}",
+    row="last",
+)
 BLOOM = Likelihood(partial(tiny_causal_lm, kind="bloom"))
 JUDGE = YesNo(partial(tiny_qwen3, head=True))
 BERT_CLS = Embedder(tiny_bert, "[CLS] $A [SEP]")
@@ -123,6 +129,7 @@ ROWS = {
     "qwen3-reranker-4b": JUDGE,
     "qwen3-reranker-8b": JUDGE,
     **{f"octen-embedding-{size}": QWEN3 for size in ("0.6b", "4b", "8b")},
+    **{f"f2llm-v2-{size}": F2LLM for size in ("80m", "160m", "330m", "0.6b", "1.7b")},
     **{f"bge-{size}-zh-v1": BGE_ZH for size in ("small", "base", "large")},
     **{f"gte-{size}-zh": BERT_CLS for size in ("small", "base", "large")},
     **{f"m3e-{size}": BERT_MEAN for size in ("small", "base", "large")},
