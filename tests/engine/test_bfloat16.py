@@ -8,7 +8,15 @@ import pytest
 import zh_retrieval as zr
 from tests import golden
 from tests.golden.recipe import write
-from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_gte, tiny_mistral, tiny_qwen3, tiny_xlmr, tiny_xlmr_reranker
+from tests.tiny_models import (
+    tiny_bert,
+    tiny_causal_lm,
+    tiny_gte,
+    tiny_mistral,
+    tiny_qwen3,
+    tiny_xlmr,
+    tiny_xlmr_reranker,
+)
 from zh_retrieval.engine.hardware import cpu_computes_bfloat16
 from zh_retrieval.engine.openvino import ops
 from zh_retrieval.engine.openvino.alibi import alibi_mask

@@ -1,4 +1,4 @@
-"""GTE beyond what the catalogue's rows show: the layouts it is published and saved in, its rotary positions, refusals."""
+"""GTE beyond the catalogue's rows: the layouts it is published and saved in, its rotary positions, what is refused."""
 
 import json
 from dataclasses import replace

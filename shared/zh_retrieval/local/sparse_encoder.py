@@ -38,8 +38,8 @@ class LocalSparseEncoder(Session, HybridEncoder):
         if missing is not None:
             self.close()
             raise CheckpointError(
-                f"{self.folder} has no {missing}, which gives {self.spec.name} its sparse vectors. Take it from what its "
-                "authors publish."
+                f"{self.folder} has no {missing}, which gives {self.spec.name} its sparse vectors. Take it from what "
+                "its authors publish."
             )
 
     @property

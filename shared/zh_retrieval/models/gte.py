@@ -64,9 +64,7 @@ class _Attention(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(
-        self, hidden: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], packed: Layout
-    ) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], packed: Layout) -> torch.Tensor:
         parts = self.qkv_proj(hidden).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (1, T, N, D) each
         q, k, v = (part.transpose(1, 2) for part in parts)
         seen, _ = packed_attention(self, _rotated(q, rope), _rotated(k, rope), v, None, packed=packed)
@@ -94,9 +92,7 @@ class _Layer(nn.Module):
         self.attn_ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp_ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(
-        self, hidden: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], packed: Layout
-    ) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], packed: Layout) -> torch.Tensor:
         attended = self.attn_ln(hidden + self.attention(hidden, rope, packed))
         result: torch.Tensor = self.mlp_ln(attended + self.mlp(attended))
         return result

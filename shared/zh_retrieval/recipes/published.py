@@ -39,12 +39,12 @@ _BERT_ENDS = Published(prefix=(101,), suffix=(102,))
 _XLM_R_ENDS = Published(prefix=(0,), suffix=(2,))
 _M3 = "BGE M3 is an embedding model supporting dense retrieval, lexical matching and multi-vector interaction."
 _BM25 = (
-    "BM25 is a bag-of-words retrieval function that ranks a set of documents based on the query terms appearing in each "
-    "document"
+    "BM25 is a bag-of-words retrieval function that ranks a set of documents based on the query terms appearing in "
+    "each document"
 )
 _PANDA = (
-    "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply panda, is a bear species endemic "
-    "to China."
+    "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply panda, is a bear species "
+    "endemic to China."
 )
 _INSTRUCTED = (
     "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: coi ro do"  # Lojban
