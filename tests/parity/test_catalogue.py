@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from langchain_core.documents import Document
+from llama_index.core.schema import NodeWithScore, TextNode
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+import langchain_zh_retrieval as lc
+import llama_index_zh_retrieval as li
 import zh_retrieval as zr
 from tests.parity import gte_reference
 from tests.tiny_models import (
@@ -296,3 +300,42 @@ def test_answers_equal_the_eager_class(name, row, folder_of, each_engine):
         for query, document in PAIRS
     ]
     assert_scores(name, folder, expected, margin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "row"), entries(Embedder))
+def test_both_frameworks_give_these_vectors_and_int8_stays_close(name, row, folder_of):
+    folder = folder_of(row)
+    with zr.load_encoder(name, path=folder, **OPTIONS) as encoder:
+        documents, queries = encoder.encode_documents(TEXTS), encoder.encode_queries(TEXTS)
+    chain, engine = (cls(name, path=folder, **OPTIONS) for cls in (lc.ModelScopeEmbeddings, li.ModelScopeEmbedding))
+    np.testing.assert_allclose(chain.embed_documents(TEXTS), documents, atol=1e-5)
+    np.testing.assert_allclose(engine.get_text_embedding_batch(TEXTS), documents, atol=1e-5)
+    for text, vector in zip(TEXTS, queries, strict=True):
+        np.testing.assert_allclose(chain.embed_query(text), vector, atol=1e-5)
+        np.testing.assert_allclose(engine.get_query_embedding(text), vector, atol=1e-5)
+    with zr.load_encoder(name, path=folder, device="cpu", quantization="int8") as rounded:
+        assert (rounded.encode_documents(TEXTS) * documents).sum(axis=1).min() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "row"), [*entries(CrossEncoder), *entries(Likelihood), *entries(YesNo)])
+def test_both_frameworks_give_these_scores_and_int8_stays_close(name, row, folder_of):
+    folder, (query, _), texts = folder_of(row), PAIRS[0], [SENTENCE, "Hello world", SENTENCE * 4]
+    with zr.load_reranker(name, path=folder, **OPTIONS) as reranker:
+        scores = reranker.score([(query, text) for text in texts])
+    settings = {"path": folder, "normalize": "none", "top_n": len(texts), **OPTIONS}
+    chain, engine = (framework.ModelScopeReranker(name, **settings) for framework in (lc, li))
+    expected = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1])
+    documents = chain.compress_documents([Document(page_content=text) for text in texts], query)
+    nodes = engine.postprocess_nodes([NodeWithScore(node=TextNode(text=text)) for text in texts], query_str=query)
+    found = [(document.page_content, document.metadata["relevance_score"]) for document in documents]
+    for ranked in (found, [(node.node.text, node.score) for node in nodes]):
+        assert [text for text, _ in ranked] == [text for text, _ in expected]
+        np.testing.assert_allclose([score for _, score in ranked], [score for _, score in expected], atol=1e-5)
+    if row is BLOOM:  # has no graph
+        with pytest.raises(zr.ConfigError, match="quantization='int8' cannot be had"):
+            zr.load_reranker(name, path=folder, device="cpu", quantization="int8")
+        return
+    with zr.load_reranker(name, path=folder, device="cpu", quantization="int8") as rounded:
+        assert np.abs(rounded.score([(query, text) for text in texts]) - scores).max() < 0.15

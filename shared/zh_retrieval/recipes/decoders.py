@@ -1,4 +1,4 @@
-"""Relatives of the six that are causal language models: RankingGPT on other bodies, embedders and rerankers on Qwen3."""
+"""Relatives of the six that are causal language models: RankingGPT on other bodies, all that stands on Qwen3."""
 
 from __future__ import annotations
 
