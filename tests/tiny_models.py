@@ -143,6 +143,54 @@ def tiny_bge_m3(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def tiny_gte(folder: Path, *, seed: int = 4, head: str = "tokens", types: int = 1, prefix: str = "new.") -> Path:
+    """Write a GTE with its makers' names and config.json; about half of its tokens have a weight.
+
+    `head` "tokens" is published for sparse vectors, "none" is the body alone, "pairs" a cross-encoder. `prefix` is what
+    names begin with: "new." or "" as published, "gte." as transformers' own class saves it.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram_files(folder)
+    hidden, inner = 64, 96
+    shapes: dict[str, tuple[int, ...]] = {"embeddings.word_embeddings.weight": (41915, hidden)}
+    shapes |= {"embeddings.token_type_embeddings.weight": (types, hidden)} if types else {}
+    norms = ["embeddings.LayerNorm"]
+    for layer in (f"encoder.layer.{number}." for number in range(3)):
+        norms += [f"{layer}attn_ln", f"{layer}mlp_ln"]
+        shapes |= {
+            f"{layer}attention.qkv_proj.weight": (3 * hidden, hidden), f"{layer}attention.qkv_proj.bias": (3 * hidden,),
+            f"{layer}attention.o_proj.weight": (hidden, hidden), f"{layer}attention.o_proj.bias": (hidden,),
+            f"{layer}mlp.up_gate_proj.weight": (2 * inner, hidden),
+            f"{layer}mlp.down_proj.weight": (hidden, inner), f"{layer}mlp.down_proj.bias": (hidden,),
+        }  # fmt: skip
+    shapes |= {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
+    if head == "pairs":
+        shapes |= {"pooler.dense.weight": (hidden, hidden), "pooler.dense.bias": (hidden,)}
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in shapes.items():
+        scale, shift = (0.2, 1.0) if name.removesuffix(".weight") in norms else (0.15, 0.0)
+        tensors[prefix + name] = torch.randn(shape, generator=generator) * scale + shift
+    if head != "none":
+        tensors["classifier.weight"] = torch.randn((1, hidden), generator=generator) * 0.1
+        tensors["classifier.bias"] = torch.zeros(1)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    kind = {"tokens": "NewForTokenClassification", "none": "NewModel", "pairs": "NewForSequenceClassification"}[head]
+    config = {
+        "architectures": [kind], "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"},
+        "model_type": "new", "vocab_size": 41915, "hidden_size": hidden, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "intermediate_size": inner, "hidden_act": "gelu", "layer_norm_type": "layer_norm",
+        "layer_norm_eps": 1e-12, "max_position_embeddings": 8192, "position_embedding_type": "rope",
+        "rope_theta": 20000, "rope_scaling": {"factor": 8.0, "type": "ntk"}, "pack_qkv": True, "pad_token_id": 1,
+        "type_vocab_size": types, "logn_attention_scale": False, "id2label": {"0": "LABEL_0"},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 def tiny_xlmr_reranker(folder: Path, *, seed: int = 0, positions: int = 514, labels: int = 1) -> Path:
     """Write an XLM-R cross-encoder with so many labels and the XLM-R scheme vocabulary."""
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification

@@ -20,7 +20,7 @@ from zh_retrieval.local.source import find_source
 from zh_retrieval.local.sparse_encoder import LocalSparseEncoder
 from zh_retrieval.options import LoadKwargs, LoadOptions, Overflow, documented
 from zh_retrieval.recipes.registry import check_task, get_spec
-from zh_retrieval.recipes.rules import check_dimensions
+from zh_retrieval.recipes.rules import ARCHITECTURES, check_dimensions
 from zh_retrieval.recipes.spec import ModelSpec, Task
 from zh_retrieval.sparse.bm25 import BM25Encoder
 from zh_retrieval.sparse.options import sparse_options
@@ -141,7 +141,7 @@ def _acquire(
         raise ConfigError(f"compile=True is for CUDA, not for {device}. Leave it out.")
     check_installed(spec, options, device, computed_dtype(options, device))
     _say_notice(spec)
-    source, spec = find_source(spec, options, show_progress, (SPARSE_HEAD,) if task == "sparse" else ())
+    source, spec = find_source(spec, options, show_progress, _also(spec, task))
     model = share(spec, options, source, device)
     try:
         max_length = _max_length(spec, options, model.length_limit)
@@ -150,6 +150,11 @@ def _acquire(
         raise
     limits = Limits(queue=options.max_queue_tokens, when_full=options.when_full)
     return model, spec, max_length, options.overflow, limits
+
+
+def _also(spec: ModelSpec, task: str) -> tuple[str, ...]:
+    """Return the files that a task needs beside those of every task."""
+    return (SPARSE_HEAD,) if task == "sparse" and not ARCHITECTURES[spec.architecture].sparse_layer else ()
 
 
 def _say_notice(spec: ModelSpec) -> None:

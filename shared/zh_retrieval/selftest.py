@@ -43,22 +43,26 @@ class Tolerance:
         angle: Largest 1 - cosine of two vectors that ought to be equal; None compares the numbers.
         component: Largest difference to a number of a published vector.
         score: Largest difference to a published score.
+        cosine: Largest difference to a published cosine.
     """
 
     batching: float
     angle: float | None
     component: float
     score: float
+    cosine: float
 
 
 # bfloat16 keeps 8 bits: a logit of 8 has steps of 0.06, and the layers below add some steps more.
-_ROUNDED = Tolerance(batching=0.1, angle=1e-3, component=5e-3, score=0.3)
+_ROUNDED = Tolerance(batching=0.1, angle=1e-3, component=5e-3, score=0.3, cosine=2e-2)
 _TOLERANCES: Mapping[str, Tolerance] = {
-    "float32": Tolerance(batching=1e-5, angle=None, component=1e-3, score=0.05),
+    "float32": Tolerance(batching=1e-5, angle=None, component=1e-3, score=0.05, cosine=5e-3),
     "bfloat16": _ROUNDED,
     "float16": _ROUNDED,
 }
-_INT8 = Tolerance(batching=0.5, angle=2e-2, component=2e-2, score=1.0)  # activations are rounded for each batch
+_INT8 = Tolerance(
+    batching=0.5, angle=2e-2, component=2e-2, score=1.0, cosine=5e-2
+)  # activations are rounded for each batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,9 @@ def _published(model: Session, known: Published, tolerance: Tolerance) -> Iterat
         for texts, encode in ((known.documents, model.encode_documents), (known.queries, model.encode_queries)):
             for text, numbers in texts.items():
                 yield _numbers(f"published vector of {text!r}", encode([text])[0], numbers, tolerance.component)
+        for (query, document), cosine in known.cosines.items():
+            found = (model.encode_queries([query]) * model.encode_documents([document])).sum(axis=1)
+            yield _numbers(f"published cosine of {query!r}, {document!r}", found, (cosine,), tolerance.cosine)
     elif isinstance(model, LocalReranker) and known.scores:
         found = model.score(list(known.scores))
         for (query, document), score, value in zip(known.scores, known.scores.values(), found, strict=True):

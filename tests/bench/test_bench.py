@@ -42,6 +42,8 @@ def test_the_shape_of_every_entry_gives_its_number_of_weights(spec):
         hidden = spec.shape["hidden_size"]
         count += hidden * (hidden + 1)  # the pooler is published, and not read
         count += spec.dimension * (hidden + 1) if spec.dense else 0
+    if spec.architecture == "gte" and spec.pooling:
+        count += spec.shape["hidden_size"] + 1  # the sparse side, which is no part of the body
     assert count == spec.parameters
 
 

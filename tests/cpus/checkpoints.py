@@ -37,6 +37,10 @@ def _jina(folder: Path) -> Path:
     return write(Path(golden.__file__).parent / "jina", folder)
 
 
+def _gte_head(folder: Path) -> Path:
+    return tiny_models.tiny_gte(folder, head="pairs")
+
+
 def _yes_no(folder: Path) -> Path:
     return tiny_models.tiny_qwen3(folder, head=True)
 
@@ -47,6 +51,8 @@ CASES = {
     "xlm-roberta": Case("bge-m3", tiny_models.tiny_xlmr),
     "xlm-roberta-head": Case("bge-reranker-large", tiny_models.tiny_xlmr_reranker, reranks=True),
     "jina-bert": Case("jina-base-zh", _jina),
+    "gte": Case("gte-multilingual-base", tiny_models.tiny_gte),
+    "gte-head": Case("gte-multilingual-reranker-base", _gte_head, reranks=True),
     "mistral": Case("e5-mistral", tiny_models.tiny_mistral, DECODER),
     "qwen3": Case("qwen3-embedding-0.6b", tiny_models.tiny_qwen3, DECODER),
     "qwen1-likelihood": Case("rankinggpt", checkpoint, (*ROUNDED, "int4"), reranks=True),

@@ -8,7 +8,15 @@ import pytest
 import zh_retrieval as zr
 from tests import golden
 from tests.golden.recipe import write
-from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_mistral, tiny_qwen3, tiny_xlmr, tiny_xlmr_reranker
+from tests.tiny_models import (
+    tiny_bert,
+    tiny_causal_lm,
+    tiny_gte,
+    tiny_mistral,
+    tiny_qwen3,
+    tiny_xlmr,
+    tiny_xlmr_reranker,
+)
 from zh_retrieval.engine.hardware import cpu_computes_bfloat16
 from zh_retrieval.engine.openvino import ops
 from zh_retrieval.engine.openvino.alibi import alibi_mask
@@ -20,6 +28,7 @@ KINDS = {
     "bert": ("bge-base-zh", tiny_bert),
     "xlm-r": ("bge-m3", lambda folder: tiny_xlmr(folder, positions=8194)),
     "jina": ("jina-base-zh", lambda folder: write(JINA, folder)),
+    "gte": ("gte-multilingual-base", tiny_gte),
     "mistral": ("e5-mistral", tiny_mistral),
     "qwen3": ("qwen3-embedding-0.6b", tiny_qwen3),
     "rank by class": ("bge-reranker-large", lambda folder: tiny_xlmr_reranker(folder, positions=8194)),

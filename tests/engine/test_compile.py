@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import zh_retrieval as zr
 from tests import golden
 from tests.golden.recipe import write
-from tests.tiny_models import tiny_bert, tiny_mistral
+from tests.tiny_models import tiny_bert, tiny_gte, tiny_mistral
 from zh_retrieval.checkpoint.folder import open_folder
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.engine.compile import Compiled
@@ -28,13 +28,13 @@ def engine(body, spec):
     )
 
 
-@pytest.fixture(params=["bge-base-zh", "e5-mistral", "jina-base-zh"])
+@pytest.fixture(params=["bge-base-zh", "e5-mistral", "jina-base-zh", "gte-multilingual-base"])
 def loaded(request, tmp_path):
     spec = zr.get_spec(request.param)
     if spec.architecture == "jina-bert":
         write(Path(golden.__file__).parent / "jina", tmp_path)
     else:
-        (tiny_bert if spec.architecture == "bert" else tiny_mistral)(tmp_path)
+        {"bert": tiny_bert, "mistral": tiny_mistral, "gte": tiny_gte}[spec.architecture](tmp_path)
     return load_checkpoint(open_folder(tmp_path, spec, trusted_sizes=True), spec, Placement(torch.float32)).body, spec
 
 

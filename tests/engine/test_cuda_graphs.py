@@ -12,7 +12,7 @@ import zh_retrieval as zr
 from tests import golden
 from tests.engines import load_by
 from tests.golden.recipe import write
-from tests.tiny_models import tiny_bert, tiny_mistral, tiny_xlmr_reranker
+from tests.tiny_models import tiny_bert, tiny_gte, tiny_mistral, tiny_xlmr_reranker
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.torch_engine import TorchEngine
 from zh_retrieval.layers.forward import packed_hidden
@@ -46,7 +46,7 @@ def batch(length, offset=0, start=5):
     return pack([Tokens(list(range(start, start + length)))], CPU, offset)
 
 
-@pytest.fixture(params=["bert", "xlm-roberta", "mistral", "jina"], scope="module")
+@pytest.fixture(params=["bert", "xlm-roberta", "mistral", "jina", "gte"], scope="module")
 def engine(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     options = {"path": folder, "device": "cpu", "dtype": "float32"}
@@ -57,8 +57,8 @@ def engine(request, tmp_path_factory):
         write(Path(golden.__file__).parent / "jina", folder)
         handle = load_by("torch", zr.load_encoder, "jina-base-zh", **options)
     else:
-        {"bert": tiny_bert, "mistral": tiny_mistral}[request.param](folder)
-        name = {"bert": "bge-base-zh", "mistral": "e5-mistral"}[request.param]
+        {"bert": tiny_bert, "mistral": tiny_mistral, "gte": tiny_gte}[request.param](folder)
+        name = {"bert": "bge-base-zh", "mistral": "e5-mistral", "gte": "gte-multilingual-base"}[request.param]
         handle = load_by("torch", zr.load_encoder, name, **options)
     with handle:
         yield handle._model.engine

@@ -13,7 +13,7 @@ import zh_retrieval as zr
 from tests import golden
 from tests.golden.recipe import write
 from tests.memory import WATCH
-from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_qwen3, tiny_xlmr, tiny_xlmr_reranker
+from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_gte, tiny_qwen3, tiny_xlmr, tiny_xlmr_reranker
 from tests.without_torch import torch
 from zh_retrieval.checkpoint.tensors import read_tensors
 from zh_retrieval.checkpoint.weight_files import weight_files
@@ -30,6 +30,7 @@ KINDS = {
     "bert": ("bge-base-zh", tiny_bert),
     "xlm-r": ("bge-m3", tiny_xlmr),
     "jina": ("jina-base-zh", lambda folder: write(Path(golden.__file__).parent / "jina", folder)),
+    "gte": ("gte-multilingual-base", tiny_gte),
     "qwen3": ("qwen3-embedding-0.6b", tiny_qwen3),
     "rank by class": ("bge-reranker-large", tiny_xlmr_reranker),
     "rank by likelihood": ("rankinggpt", tiny_causal_lm),

@@ -18,7 +18,7 @@ import zh_retrieval as zr
 from tests import golden
 from tests.golden import recipe
 from tests.parity.causal_configs import build
-from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_mistral, tiny_qwen3, tiny_xlmr_reranker
+from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_gte, tiny_mistral, tiny_qwen3, tiny_xlmr_reranker
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -35,11 +35,13 @@ def jina(folder: Path) -> Path:
 ENCODERS = {
     "bge": ("bge-base-zh", tiny_bert),
     "jina": ("jina-base-zh", jina),
+    "gte": ("gte-multilingual-base", tiny_gte),
     "mistral": ("e5-mistral", tiny_mistral),
     "qwen3": ("qwen3-embedding-0.6b", tiny_qwen3),
 }
 RERANKERS = {
     "xlmr": ("bge-reranker-large", tiny_xlmr_reranker),
+    "gte": ("gte-multilingual-reranker-base", lambda folder: tiny_gte(folder, head="pairs")),
     "llama": ("rankinggpt", tiny_causal_lm),
     "bloom": ("rankinggpt", lambda folder: tiny_causal_lm(folder, kind="bloom")),
     "yes-no": ("qwen3-reranker-0.6b", lambda folder: tiny_qwen3(folder, head=True)),

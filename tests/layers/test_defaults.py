@@ -10,7 +10,7 @@ import torch
 import zh_retrieval as zr
 from tests import golden
 from tests.golden.recipe import write
-from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_mistral, tiny_xlmr_reranker
+from tests.tiny_models import tiny_bert, tiny_causal_lm, tiny_gte, tiny_mistral, tiny_xlmr_reranker
 from zh_retrieval.layers.alibi import slope_tensor
 
 TEXTS = ["我们要用这个方法", "不是", "今天气很好，我们去公园散步。" * 6, "他", "同工能下过子说产种面"]
@@ -41,6 +41,7 @@ def compute(model, folder, options):
         ("jina-base-zh", jina, {"dtype": "float32"}),
         ("jina-base-zh", jina, {"quantization": "int8"}),
         ("jina-base-zh", jina, {"dtype": "bfloat16"}),
+        ("gte-multilingual-base", tiny_gte, {"dtype": "float32"}),
         ("e5-mistral", tiny_mistral, {"dtype": "float32"}),
         ("rankinggpt", tiny_causal_lm, {"dtype": "float32"}),
         ("bge-reranker-large", tiny_xlmr_reranker, {"dtype": "float32"}),
@@ -52,6 +53,7 @@ def compute(model, folder, options):
         "jina",
         "jina-int8",
         "jina-bfloat16",
+        "gte",
         "mistral",
         "llama",
         "xlm-roberta",

@@ -15,6 +15,7 @@ from tests.tiny_models import (
     BUILTIN,
     tiny_bert,
     tiny_causal_lm,
+    tiny_gte,
     tiny_mistral,
     tiny_qwen1,
     tiny_xlmr_reranker,
@@ -51,6 +52,7 @@ def test_the_built_in_model_passes_every_check(dtype):
         "weights are as many as published", "questions find their answers", "published special tokens",
         "published ids of '你好'", "published ids of '绿茶'", "published vector of 'hello world'",
         "published vector of '绿茶用八十度的水冲泡。'", "published vector of '泡绿茶水温多少？'",
+        "published cosine of '泡绿茶水温多少？', '绿茶用八十度的水冲泡。'",
         f"{dtype} agrees with {'float32' if dtype == 'bfloat16' else 'bfloat16'}",
     ]  # fmt: skip
 
@@ -70,8 +72,9 @@ def test_the_built_in_model_passes_in_int8():
         ("rankinggpt", tiny_qwen1),
         ("rankinggpt", tiny_causal_lm),
         ("bge-reranker-large", tiny_xlmr_reranker),
+        ("gte-multilingual-base", tiny_gte),
     ],
-    ids=["bert", "bert-large", "jina", "mistral", "qwen-1", "llama", "xlm-roberta"],
+    ids=["bert", "bert-large", "jina", "mistral", "qwen-1", "llama", "xlm-roberta", "gte"],
 )
 def test_a_folder_of_the_user_is_compared_with_itself_only(model, build, tmp_path):
     checks = selftest(model, path=build(tmp_path / "model"), **CPU)
@@ -112,7 +115,9 @@ def test_wrong_pooling_fails():
 @pytest.mark.slow
 def test_a_wrong_prompt_fails():
     spec = replace(zr.get_spec("e5-small-zh"), query_template="{text}")
-    assert failed(selftest(spec, **CPU)) == ["published vector of '泡绿茶水温多少？'"]
+    assert failed(selftest(spec, **CPU)) == [
+        "published vector of '泡绿茶水温多少？'", "published cosine of '泡绿茶水温多少？', '绿茶用八十度的水冲泡。'",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -132,7 +137,7 @@ def test_another_model_in_place_of_the_published_one_fails(tmp_path):
 
 
 def test_results_that_do_not_agree_fail():
-    numbers = Tolerance(batching=1e-5, angle=None, component=0, score=0)
+    numbers = Tolerance(batching=1e-5, angle=None, component=0, score=0, cosine=0)
     angles = replace(numbers, angle=1e-3)
     one = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     moved = one + np.array([[0, 2e-5], [0, 0]], dtype=np.float32)
@@ -148,7 +153,7 @@ def test_results_that_do_not_agree_fail():
 def test_doctor_prints_one_line_for_each_check(capsys):
     assert main(["doctor", "--selftest", "e5-small-zh", "--device", "cpu", "--dtype", "float32"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13
     assert all(line.startswith("ok") for line in lines)
 
 

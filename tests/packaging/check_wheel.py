@@ -23,7 +23,7 @@ import sys
 import zh_retrieval as zr
 heavy = {"torch", "transformers", "numpy", "pydantic"} & set(sys.modules)
 assert not heavy, heavy
-assert len(zr.MODELS) == 47
+assert len(zr.MODELS) == 54
 for package, extra in (("langchain_zh_retrieval", "langchain"), ("llama_index_zh_retrieval", "llama-index")):
     try:
         __import__(package)

@@ -8,17 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from langchain_core.documents import Document
+from llama_index.core.schema import NodeWithScore, TextNode
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+import langchain_zh_retrieval as lc
+import llama_index_zh_retrieval as li
 import zh_retrieval as zr
+from tests.parity import gte_reference
 from tests.tiny_models import (
     tiny_bert,
     tiny_causal_lm,
+    tiny_gte,
     tiny_mistral,
     tiny_multilingual_bert,
     tiny_qwen3,
@@ -33,6 +40,18 @@ PAIRS = [("天气怎么样", SENTENCE), ("猫", ""), ("今天去哪里散步？"
 WEB = "Given a web search query, retrieve relevant passages that answer the query"
 
 
+def body(folder):
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def classifier(folder):
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+
+
 @dataclass(frozen=True)
 class Embedder:
     """The model card's recipe: the frame of a sequence, the prompts, the row that is taken."""
@@ -42,11 +61,13 @@ class Embedder:
     query: str = "{}"
     document: str = "{}"
     row: str = "first"
+    read: Callable[[Path], Any] = body
 
 
 @dataclass(frozen=True)
 class CrossEncoder:
     make: Callable[[Path], Path]
+    read: Callable[[Path], Any] = classifier
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,12 @@ BGE_ZH = Embedder(tiny_bert, "[CLS] $A [SEP]", "为这个句子生成表示以�
 E5 = Embedder(tiny_xlmr, query="query: {}", document="passage: {}", row="mean")
 E5_BERT = Embedder(tiny_multilingual_bert, query="query: {}", document="passage: {}", row="mean")
 QWEN3 = Embedder(tiny_qwen3, "$A <|endoftext|>", f"Instruct: {WEB}\nQuery:{{}}", row="last")
+F2LLM = Embedder(
+    tiny_qwen3,
+    "$A <|im_end|>",
+    "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: {}",
+    row="last",
+)
 BLOOM = Likelihood(partial(tiny_causal_lm, kind="bloom"))
 JUDGE = YesNo(partial(tiny_qwen3, head=True))
 BERT_CLS = Embedder(tiny_bert, "[CLS] $A [SEP]")
@@ -106,6 +133,7 @@ ROWS = {
     "qwen3-reranker-4b": JUDGE,
     "qwen3-reranker-8b": JUDGE,
     **{f"octen-embedding-{size}": QWEN3 for size in ("0.6b", "4b", "8b")},
+    **{f"f2llm-v2-{size}": F2LLM for size in ("80m", "160m", "330m", "0.6b", "1.7b")},
     **{f"bge-{size}-zh-v1": BGE_ZH for size in ("small", "base", "large")},
     **{f"gte-{size}-zh": BERT_CLS for size in ("small", "base", "large")},
     **{f"m3e-{size}": BERT_MEAN for size in ("small", "base", "large")},
@@ -118,6 +146,8 @@ ROWS = {
     "yuan-embedding-2.0-zh": BERT_DENSE,
     "bce-embedding-base_v1": Embedder(tiny_xlmr),
     "bce-reranker-base_v1": CROSS,
+    "gte-multilingual-base": Embedder(tiny_gte, read=gte_reference.body),
+    "gte-multilingual-reranker-base": CrossEncoder(partial(tiny_gte, head="pairs"), read=gte_reference.classifier),
 }
 
 
@@ -182,11 +212,8 @@ def test_an_entry_that_is_proved_elsewhere_is(name, row):
 
 @pytest.mark.parametrize(("name", "row"), entries(Embedder))
 def test_vectors_equal_the_eager_class(name, row, folder_of, each_engine):
-    from transformers import AutoModel
-
     folder = folder_of(row)
-    tokenizer = framed(folder, row.frame)
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    tokenizer, model = framed(folder, row.frame), row.read(folder)
 
     def vector(ids):
         with torch.no_grad():
@@ -217,11 +244,8 @@ def assert_scores(name, folder, expected_ids, score):
 
 @pytest.mark.parametrize(("name", "row"), entries(CrossEncoder))
 def test_logits_equal_the_eager_class(name, row, folder_of, each_engine):
-    from transformers import AutoModelForSequenceClassification
-
     folder = folder_of(row)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    tokenizer = framed(folder, "<s> $A </s> </s> $B </s>")
+    tokenizer, model = framed(folder, "<s> $A </s> </s> $B </s>"), row.read(folder)
 
     def logit(ids, _):
         with torch.no_grad():
@@ -276,3 +300,42 @@ def test_answers_equal_the_eager_class(name, row, folder_of, each_engine):
         for query, document in PAIRS
     ]
     assert_scores(name, folder, expected, margin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "row"), entries(Embedder))
+def test_both_frameworks_give_these_vectors_and_int8_stays_close(name, row, folder_of):
+    folder = folder_of(row)
+    with zr.load_encoder(name, path=folder, **OPTIONS) as encoder:
+        documents, queries = encoder.encode_documents(TEXTS), encoder.encode_queries(TEXTS)
+    chain, engine = (cls(name, path=folder, **OPTIONS) for cls in (lc.ModelScopeEmbeddings, li.ModelScopeEmbedding))
+    np.testing.assert_allclose(chain.embed_documents(TEXTS), documents, atol=1e-5)
+    np.testing.assert_allclose(engine.get_text_embedding_batch(TEXTS), documents, atol=1e-5)
+    for text, vector in zip(TEXTS, queries, strict=True):
+        np.testing.assert_allclose(chain.embed_query(text), vector, atol=1e-5)
+        np.testing.assert_allclose(engine.get_query_embedding(text), vector, atol=1e-5)
+    with zr.load_encoder(name, path=folder, device="cpu", quantization="int8") as rounded:
+        assert (rounded.encode_documents(TEXTS) * documents).sum(axis=1).min() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "row"), [*entries(CrossEncoder), *entries(Likelihood), *entries(YesNo)])
+def test_both_frameworks_give_these_scores_and_int8_stays_close(name, row, folder_of):
+    folder, (query, _), texts = folder_of(row), PAIRS[0], [SENTENCE, "Hello world", SENTENCE * 4]
+    with zr.load_reranker(name, path=folder, **OPTIONS) as reranker:
+        scores = reranker.score([(query, text) for text in texts])
+    settings = {"path": folder, "normalize": "none", "top_n": len(texts), **OPTIONS}
+    chain, engine = (framework.ModelScopeReranker(name, **settings) for framework in (lc, li))
+    expected = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1])
+    documents = chain.compress_documents([Document(page_content=text) for text in texts], query)
+    nodes = engine.postprocess_nodes([NodeWithScore(node=TextNode(text=text)) for text in texts], query_str=query)
+    found = [(document.page_content, document.metadata["relevance_score"]) for document in documents]
+    for ranked in (found, [(node.node.text, node.score) for node in nodes]):
+        assert [text for text, _ in ranked] == [text for text, _ in expected]
+        np.testing.assert_allclose([score for _, score in ranked], [score for _, score in expected], atol=1e-5)
+    if row is BLOOM:  # has no graph
+        with pytest.raises(zr.ConfigError, match="quantization='int8' cannot be had"):
+            zr.load_reranker(name, path=folder, device="cpu", quantization="int8")
+        return
+    with zr.load_reranker(name, path=folder, device="cpu", quantization="int8") as rounded:
+        assert np.abs(rounded.score([(query, text) for text in texts]) - scores).max() < 0.15

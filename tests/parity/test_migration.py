@@ -8,7 +8,8 @@ import torch
 
 from langchain_zh_retrieval import ModelScopeEmbeddings
 from llama_index_zh_retrieval import ModelScopeEmbedding
-from tests.tiny_models import seeded, tiny_bert, tiny_xlmr
+from tests.parity import gte_reference
+from tests.tiny_models import seeded, tiny_bert, tiny_gte, tiny_xlmr
 
 OPTIONS = {"device": "cpu", "dtype": "float32"}
 TEXTS = ["今天天气很好，我们去公园散步。", "他们在地上", "abc 123"]
@@ -35,6 +36,12 @@ def published(folder, make, pooling, dense):
     return folder
 
 
+def native_gte(folder):
+    """Write a GTE as transformers' own class reads it."""
+    tiny_gte(folder, prefix="gte.", head="none")
+    gte_reference.config(folder).save_pretrained(folder)
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -42,6 +49,7 @@ def published(folder, make, pooling, dense):
         ("m3e-base", tiny_bert, "mean", False),
         ("stella-mrl-large-zh-v3.5-1792d", tiny_bert, "mean", True),
         ("bce-embedding-base_v1", tiny_xlmr, "cls", False),
+        ("gte-multilingual-base", native_gte, "cls", False),
     ],
     ids=lambda row: row[0],
 )

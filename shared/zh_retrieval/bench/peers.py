@@ -124,6 +124,6 @@ def missing() -> dict[str, list[str]]:
 
 def comparable(spec: ModelSpec, device: str) -> list[str]:
     """Return the peers that know this way of scoring, load this architecture without remote code, and run."""
-    if spec.architecture == "jina-bert" or spec.scoring not in (None, "classification"):
+    if spec.architecture in ("jina-bert", "gte") or spec.scoring not in (None, "classification"):
         return []
     return [name for name, peer in PEERS.items() if peer.device in (None, device)]

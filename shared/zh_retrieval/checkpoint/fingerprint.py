@@ -87,7 +87,7 @@ class ModelFiles:
     def digest(self) -> str:
         """Return 16 hex digits of the content: equal for copies, on every machine. See the module for what it costs.
 
-        The weights of a sparse side are not in it: no vector, no score depends on them (`sparse_digest`).
+        A sparse side's file of its own is not in it: no vector, no score depends on it (`sparse_digest`).
 
         Raises:
             CheckpointError: A file was written to after it was opened, so that its content is gone.
@@ -111,7 +111,7 @@ class ModelFiles:
         return digest.hexdigest()[:16]
 
     def sparse_digest(self) -> str:
-        """Return what `digest` leaves out: 16 hex digits of the weights of a sparse side; "" without one."""
+        """Return what `digest` leaves out: 16 hex digits of a sparse side's file; "" without one."""
         state = dict(self.state).get(SPARSE_HEAD)
         return "" if state is None else sha256_of(self._open[SPARSE_HEAD], state)[:16]
 

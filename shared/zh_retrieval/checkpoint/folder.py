@@ -12,6 +12,7 @@ from zh_retrieval.checkpoint.dense import Dense
 from zh_retrieval.checkpoint.weight_files import weight_files
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.models import kind, reads
+from zh_retrieval.recipes.rules import ARCHITECTURES
 from zh_retrieval.recipes.spec import ModelSpec
 from zh_retrieval.tokenization.tokenizer import TextTokenizer, build
 from zh_retrieval.tokenization.vocabulary import load_vocabulary
@@ -69,6 +70,8 @@ def open_folder(path: Path, spec: ModelSpec, *, trusted_sizes: bool, dense: Dens
             f"{path} holds a {kind(config)!r} checkpoint, but {spec.name} is {spec.architecture!r}. "
             "Name the model whose recipe fits the folder."
         )
+    if spec.pooling is not None and ARCHITECTURES[spec.architecture].sparse_layer:
+        _refuse_cross_encoder(path, config, spec)
     width = config.get("hidden_size")
     if dense is not None and dense.inputs != width:
         raise CheckpointError(f"The dense layer of {path} takes {dense.inputs} numbers, but hidden_size is {width}.")
@@ -80,6 +83,15 @@ def open_folder(path: Path, spec: ModelSpec, *, trusted_sizes: bool, dense: Dens
         raise CheckpointError(f"{path} holds an adapter beside the weights. Merge it, or remove adapter_config.json.")
     tokenizer = build(load_vocabulary(path), spec, path, types=config.get("type_vocab_size", 2))
     return Folder(path, config, tokenizer, weight_files(path), dense)
+
+
+def _refuse_cross_encoder(path: Path, config: dict[str, Any], spec: ModelSpec) -> None:
+    """Raise CheckpointError if the layer that could be a sparse side is the head of a cross-encoder."""
+    named = [str(name) for name in config.get("architectures") or ()]
+    if any("SequenceClassification" in name for name in named):
+        raise CheckpointError(
+            f"{path} holds a {named[0]!r}, which gives scores, but {spec.name} gives vectors. Name a reranker."
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from zh_retrieval.checkpoint.tensors import forget_pages, read_tensors
 from zh_retrieval.checkpoint.weight_files import check_files, count_parameters
 from zh_retrieval.engine.cpus import usable_cpus
 from zh_retrieval.engine.hardware import CPU_TOKENS
-from zh_retrieval.engine.openvino import decoders, encoders, ops, readouts
+from zh_retrieval.engine.openvino import decoders, encoders, gte, ops, readouts
 from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes, has_decoder_graph
 from zh_retrieval.engine.openvino.engine import MoreInputs, OpenVinoEngine
 from zh_retrieval.engine.openvino.inference import Settings
@@ -151,7 +151,9 @@ def _rounding(graph: Graph, options: LoadOptions, encoder: bool, dtype: str) -> 
 
 def _encoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
     sizes = encoders.Sizes.of(folder.config)
-    weights_head = sparse_head(spec, folder.path, sizes.hidden)
+    weights_head = sparse_head(spec, folder, sizes.hidden)
+    graph = encoders.body if sizes.frequencies is None else gte.body
+    passed_over = ARCHITECTURES[spec.architecture].sparse_layer if spec.pooling is not None else ""
     first, typed = spec.pooling != "mean" and weights_head is None, folder.tokenizer.typed_pairs
     head = None
     if spec.scoring is not None:
@@ -160,7 +162,9 @@ def _encoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
     def body(weights: Weights) -> ov.Model:
         if head is not None:
             head.load(weights, sizes.hidden)
-        hidden, inputs = encoders.body(sizes, weights, first, typed)
+        if passed_over:
+            weights.pass_over(passed_over)
+        hidden, inputs = graph(sizes, weights, first, typed)
         return ops.model([hidden], inputs)
 
     limit = min(sizes.limit, spec.length_limit)
@@ -258,7 +262,9 @@ class _Builder:
             return merged_tensors(self._folder, self._spec, self._adapter)
         check_files(self._folder.files)
         tensors = read_tensors(self._folder.files)
-        return decoders.as_qwen2(tensors) if is_qwen1(self._folder.config) else tensors
+        if is_qwen1(self._folder.config):
+            return decoders.as_qwen2(tensors)
+        return gte.as_published(tensors) if kind(self._folder.config) == "gte" else tensors
 
     def _rounded(self, tensors: Mapping[str, Stored], files: ModelFiles) -> AbstractContextManager[RoundedWeights]:
         kind = self._rounding

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from zh_retrieval.base import Both, HybridEncoder
+from zh_retrieval.checkpoint.sparse_head import lacks
 from zh_retrieval.errors import CheckpointError
-from zh_retrieval.hub.snapshot import SPARSE_HEAD
 from zh_retrieval.local.encoder import Encoding
 from zh_retrieval.local.inputs import frozen
 from zh_retrieval.local.session import Session
@@ -34,11 +34,12 @@ class LocalSparseEncoder(Session, HybridEncoder):
             CheckpointError: The folder has no weights of a sparse side.
         """
         super().__init__(*arguments)
-        if not self._model.sparse_digest():
+        missing = lacks(self.spec, self._model.folder)
+        if missing is not None:
             self.close()
             raise CheckpointError(
-                f"{self.folder} has no {SPARSE_HEAD}, which gives {self.spec.name} its sparse vectors. Put the file "
-                "that its authors publish beside the weights."
+                f"{self.folder} has no {missing}, which gives {self.spec.name} its sparse vectors. Take it from what "
+                "its authors publish."
             )
 
     @property

@@ -51,7 +51,7 @@ def build_modules(
     if options.device_map is not None:
         device = input_device(parts.whole or parts.body, device)
     parts = _placed(parts, folder.tokenizer, options, device)
-    head = sparse_head(spec, folder.path, parts.width)
+    head = sparse_head(spec, folder, parts.width)
     return _engine(spec, parts, folder, options, device, dtype, limit, head), limit
 
 

@@ -37,6 +37,9 @@ ARCHITECTURES: Mapping[str, Reader] = {
         },
     ),
     "jina-bert": Reader(("jina-bert",), {None: "zh_retrieval.models.jina_bert:jina_bert"}),
+    "gte": Reader(
+        ("gte",), {None: "zh_retrieval.models.gte:gte", "classification": "zh_retrieval.models.gte:cross_encoder"}
+    ),
     "mistral": Reader(("mistral",), {None: "zh_retrieval.models.decoder:mistral"}),
     "qwen3": Reader(("qwen3",), {None: "zh_retrieval.models.decoder:qwen3"}),
     "causal-lm": Reader(
@@ -58,11 +61,14 @@ def family(architecture: str, scoring: str | None) -> Family:
 
 
 def kind(config: Mapping[str, Any]) -> str:
-    """Return the model type of a config.json; JinaBERT, which calls itself BERT, by its own name."""
+    """Return the model type of a config.json; what calls itself otherwise by its own name.
+
+    JinaBERT calls itself BERT, and GTE "new" where its makers published it.
+    """
     model_type = str(config.get("model_type", "unknown"))
     if model_type == "bert" and config.get("position_embedding_type") == "alibi":
         return "jina-bert"
-    return model_type
+    return "gte" if model_type == "new" else model_type
 
 
 def reads(architecture: str, config: Mapping[str, Any]) -> bool:

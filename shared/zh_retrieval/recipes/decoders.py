@@ -1,4 +1,4 @@
-"""Relatives of the six that are causal language models: RankingGPT on other bodies, Qwen3's embedders and rerankers."""
+"""Relatives of the six that are causal language models: RankingGPT on other bodies, all that stands on Qwen3."""
 
 from __future__ import annotations
 
@@ -126,6 +126,34 @@ def _octen(size: str, parameters: int, vocabulary: int, **more: Any) -> ModelSpe
     )
 
 
+# CodeFuse-Embeddings F2LLM/tokenize_data_qwen.py and utils.py: Qwen3's words and its `<|im_end|>` after each text, L2,
+# prefixes of 8 numbers up are vectors; prompt, instruction and numbers of weights: mteb's catalogue. The sizes of 80M
+# are those that give its number of weights. Whether ModelScope has them nobody could see: it has others of this owner.
+def _f2llm(size: str, parameters: int, hidden: int, layers: int, feed_forward: int) -> ModelSpec:
+    return ModelSpec(
+        name=f"f2llm-v2-{size.lower()}",
+        task="embedding",
+        architecture="qwen3",
+        sources=(
+            Source("modelscope", f"codefuse-ai/F2LLM-v2-{size}"),
+            Source("huggingface", f"codefuse-ai/F2LLM-v2-{size}"),
+        ),
+        max_length=8192,
+        length_limit=40960,
+        suffix=("<|im_end|>",),
+        parameters=parameters,
+        languages=_MANY,
+        license="Apache-2.0",
+        dimension=hidden,
+        pooling="last",
+        matryoshka=8,
+        query_template="Instruct: {instruction}\nQuery: {text}",
+        instruction="Given a question, retrieve passages that can help answer the question.",
+        score_range="cosine in [-1, 1]",
+        shape=_qwen3_shape(151936, hidden, layers, feed_forward, num_attention_heads=16),
+    )
+
+
 _JUDGE = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
@@ -165,6 +193,11 @@ DECODERS: tuple[ModelSpec, ...] = (
     _octen("0.6B", 595_776_512, 151669),
     _octen("4B", 4_021_774_336, 151665),
     _octen("8B", 7_567_295_488, 151665, tie_word_embeddings=False),
+    _f2llm("80M", 80_084_288, 320, 8, 2048),
+    _f2llm("160M", 159_185_024, 640, 9, 1536),
+    _f2llm("330M", 334_349_184, 896, 16, 2560),
+    _f2llm("0.6B", 596_049_920, 1024, 28, 3072),
+    _f2llm("1.7B", 1_720_574_976, 2048, 28, 6144),
     _bloom("bloom-560m", 559_214_592, 1024, 24, 16),
     _bloom("bloom-1b1", 1_065_314_304, 1536, 24, 16),
     _bloom("bloom-3b", 3_002_557_440, 2560, 30, 32),

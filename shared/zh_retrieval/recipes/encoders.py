@@ -1,4 +1,4 @@
-"""Relatives of the six that read a text in both directions: BGE, multilingual E5 and BCE."""
+"""Relatives of the six that read a text in both directions: BGE, multilingual E5, BCE and multilingual GTE."""
 
 from __future__ import annotations
 
@@ -195,6 +195,49 @@ _BCE_RERANKER = replace(
     license="Apache-2.0",
 )
 
+
+# iic's model cards (Alibaba-NLP/gte-multilingual-*): row 0, L2, no prompts, vectors of 128 to 768 numbers; sparse
+# vectors by the layer `classifier` of the same checkpoint; the reranker's one raw logit, 512 tokens. ModelScope ids: as
+# programs that use them name them.
+def _gte(name: str, task: str, alias: str, parameters: int, **more: Any) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        aliases=(alias,),
+        task="embedding" if task == "sentence-embedding" else "reranking",
+        architecture="gte",
+        sources=(
+            Source("modelscope", f"iic/gte_{task}_multilingual-base"),
+            Source("huggingface", f"Alibaba-NLP/{name}"),
+        ),
+        length_limit=8192,
+        parameters=parameters,
+        languages=_MANY,
+        license="Apache-2.0",
+        shape={
+            "vocab_size": 250048,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "max_position_embeddings": 8192,
+            "type_vocab_size": 1,
+            "rope_theta": 20000,
+            "rope_scaling": {"type": "ntk", "factor": 8.0},
+            "num_labels": 1,
+        },
+        **more,
+    )
+
+
+_GTE = _gte(
+    "gte-multilingual-base", "sentence-embedding", "gte-multilingual", 305_369_089, max_length=8192, dimension=768,
+    pooling="cls", matryoshka=128, sparse="token-weights", score_range="cosine in [-1, 1]",
+)  # fmt: skip
+_GTE_RERANKER = _gte(
+    "gte-multilingual-reranker-base", "passage-ranking", "gte-multilingual-reranker", 305_959_681,
+    scoring="classification", score_range="raw logit, unbounded; card examples: 0.3 to 1.2",
+)  # fmt: skip
+
 ENCODERS: tuple[ModelSpec, ...] = (
     _BGE_SMALL,
     _BGE_M3,
@@ -206,4 +249,6 @@ ENCODERS: tuple[ModelSpec, ...] = (
     _RERANKER_M3,
     _BCE,
     _BCE_RERANKER,
+    _GTE,
+    _GTE_RERANKER,
 )

@@ -69,6 +69,8 @@ class Body:
         suffix: Special tokens usually put after a text.
         separator: Special tokens usually put between the texts of a pair.
         causal: True if a token sees only the tokens before it.
+        sparse_layer: The layer of the checkpoint that gives a token its weight, where a recipe has a sparse side; "":
+            it is published in a file of its own.
     """
 
     embeds: bool = True
@@ -77,16 +79,21 @@ class Body:
     suffix: tuple[str, ...] = ()
     separator: tuple[str, ...] = ()
     causal: bool = False
+    sparse_layer: str = ""
 
 
 ARCHITECTURES: Mapping[str, Body] = {
     "bert": Body(scorings=("classification",), prefix=("[CLS]",), suffix=("[SEP]",), separator=("[SEP]",)),
     "xlm-roberta": Body(scorings=("classification",), prefix=("<s>",), suffix=("</s>",), separator=("</s>", "</s>")),
     "jina-bert": Body(prefix=("<s>",), suffix=("</s>",)),
+    "gte": Body(
+        scorings=("classification",), prefix=("<s>",), suffix=("</s>",), separator=("</s>", "</s>"),
+        sparse_layer="classifier",
+    ),
     "mistral": Body(prefix=("<s>",), suffix=("</s>",), causal=True),
     "qwen3": Body(suffix=("<|endoftext|>",), causal=True),
     "causal-lm": Body(embeds=False, scorings=("query-likelihood", "yes-no"), causal=True),
-}
+}  # fmt: skip
 
 
 def usual(spec: Entry) -> dict[str, Any]:

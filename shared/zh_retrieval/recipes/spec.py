@@ -10,7 +10,7 @@ from zh_retrieval.errors import ConfigError
 from zh_retrieval.recipes import rules
 
 Task = Literal["embedding", "reranking", "sparse"]
-Architecture = Literal["bert", "xlm-roberta", "jina-bert", "mistral", "qwen3", "causal-lm", "bm25"]
+Architecture = Literal["bert", "xlm-roberta", "jina-bert", "gte", "mistral", "qwen3", "causal-lm", "bm25"]
 Pooling = Literal["cls", "mean", "last"]
 Scoring = Literal["classification", "query-likelihood", "yes-no"]
 Sparse = Literal["token-weights"]
@@ -55,7 +55,7 @@ class ModelSpec:
         dense: True if a dense layer follows the pooling; its weights are in the folder, and one without is refused.
         matryoshka: The shortest prefix of a vector that is itself a vector; None if it was not trained for that.
         sparse: How an embedder gives a sparse vector, too: "token-weights" is the largest weight of each token id, by a
-            linear layer of its own (bge-m3); None: it gives none.
+            linear layer of its own (bge-m3, gte-multilingual-base); None: it gives none.
         query_template: What a query becomes; `{text}` is the query, `{instruction}` the instruction.
         document_template: What a document becomes. Scoring "yes-no" reads query and document as one text.
         instruction: The default instruction of queries.

@@ -18,6 +18,7 @@ from zh_retrieval.checkpoint.stored import Stored
 from zh_retrieval.engine.openvino import ops
 from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes
 from zh_retrieval.engine.openvino.ops import Node
+from zh_retrieval.engine.openvino.rotary import turned, turns
 from zh_retrieval.engine.openvino.weights.constants import Weights
 from zh_retrieval.models.qwen1 import qwen2_names
 
@@ -52,7 +53,8 @@ class Decoder:
         sizes, weights = self._sizes, self._weights
         hidden = weights.rows_of("embed_tokens.weight", ids, sizes.vocab_size, sizes.hidden)
         length, past = ops.size(ids, 1), ops.size(self.past, 2)
-        rope, mask = self._rope(length, past), ops.band_mask(length, past, sizes.window or self._limit)
+        rope = turns(sizes.frequencies, self._limit, past, op.add(past, length))
+        mask = ops.band_mask(length, past, sizes.window or self._limit)
         for number in range(sizes.layers):
             name = f"layers.{number}."
             context = self._attention(number, self._norm(name + "input_layernorm", hidden), rope, mask)
@@ -72,8 +74,8 @@ class Decoder:
             self._project(f"layers.{number}.self_attn.{part}", x, heads)
             for part, heads in (("q", sizes.heads), ("k", sizes.kv_heads), ("v", sizes.kv_heads))
         )
-        k, v = (self._after_past(2 * number + place, each) for place, each in enumerate((_rotated(k, rope), v)))
-        return ops.merge_heads(ops.attention(_rotated(q, rope), _repeated(k, sizes), _repeated(v, sizes), mask))
+        k, v = (self._after_past(2 * number + place, each) for place, each in enumerate((turned(k, rope), v)))
+        return ops.merge_heads(ops.attention(turned(q, rope), _repeated(k, sizes), _repeated(v, sizes), mask))
 
     def _after_past(self, place: int, x: Node) -> Node:
         """Return keys or values (B, K, P + L, D), for those of the tokens: the past's come first."""
@@ -107,16 +109,6 @@ class Decoder:
     def _norm(self, name: str, x: Node, width: int | None = None) -> Node:
         scale = self._weights.table(f"{name}.weight", width or self._sizes.hidden)
         return ops.rms_norm(x, scale, self._sizes.eps)
-
-    def _rope(self, length: Node, past: Node) -> tuple[Node, Node]:
-        """Return cosine and sine of every position's angles, float32 (L, D / 2) each."""
-        angles = np.arange(self._limit, dtype=np.float32)[:, None] * self._sizes.frequencies  # as transformers rounds
-        end = op.add(past, length)
-        cosine, sine = (
-            op.slice(op.constant(table.astype(np.float32)), past, end, ops.numbers(1), ops.numbers(0))
-            for table in (np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64)))
-        )
-        return cosine, sine
 
     def log_likelihoods(self, states: Node, targets: Node) -> Node:
         """Return log p (natural log) of each row's target, float32 (R,).
@@ -202,19 +194,6 @@ def as_qwen2(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 
 def _rows(x: Node, rows: Node, width: int) -> Node:
     return op.gather(op.reshape(x, ops.numbers(-1, width), False), rows, ops.numbers(0))
-
-
-def _rotated(x: Node, rope: tuple[Node, Node]) -> Node:
-    """Return heads (B, N, L, D) with their rotary positions."""
-    cosine, sine = rope
-    left, right = op.split(x, op.constant(np.int32(3)), 2).outputs()
-    return op.concat(
-        [
-            op.subtract(op.multiply(left, cosine), op.multiply(right, sine)),
-            op.add(op.multiply(right, cosine), op.multiply(left, sine)),
-        ],
-        3,
-    )
 
 
 def _repeated(x: Node, sizes: DecoderSizes) -> Node:

@@ -71,6 +71,10 @@ class Weights:
         """Return a constant in float32."""
         return op.constant(self._hold(self.array(name, *shape), copied=self._copies != "nothing"), shared_memory=True)
 
+    def pass_over(self, layer: str) -> None:
+        """Know the tensors of a layer that another part reads, if it reads them at all."""
+        self._used |= {name for name in self._tensors if name.startswith(f"{layer}.")}
+
     def stored(self, name: str, *shape: int) -> Stored:
         """Return a tensor as the checkpoint stores it; zeros where it is missing or misshapen."""
         return self._take(name, shape)
