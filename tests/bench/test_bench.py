@@ -138,6 +138,22 @@ def test_a_peer_keeps_the_batch_size_that_was_quickest(monkeypatch):
     assert now[0] == 3 + 1 + 2 + 1
 
 
+@pytest.mark.parametrize(
+    ("machine", "features", "kind"),
+    [
+        ("x86_64", {"avx2"}, "avx2"),
+        ("x86_64", {"avx2", "avx512"}, "avx512"),
+        ("x86_64", {"avx2", "avx512", "avx512_vnni"}, "avx512_vnni"),
+        ("aarch64", set(), "arm64"),
+    ],
+)
+def test_the_onnx_peer_is_rounded_for_this_cpu(monkeypatch, machine, features, kind):
+    names = ("avx2", "avx512", "avx512_vnni")
+    monkeypatch.setattr(sbert.platform, "machine", lambda: machine)
+    monkeypatch.setattr(sbert, "cpu_features", lambda: {name: name in features for name in names})
+    assert sbert.onnx_kind() == kind
+
+
 def test_peers_that_are_not_there_are_refused(capsys):
     assert main(["bench", "--model", "e5-small-zh", "--peers", "faiss"]) == 2
     assert "not installed" in capsys.readouterr().err

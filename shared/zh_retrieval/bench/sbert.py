@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from zh_retrieval.bench import workload
 from zh_retrieval.bench.sides import Pairs, SideSpec
+from zh_retrieval.engine.hardware import cpu_features
 from zh_retrieval.recipes.spec import Pooling
 
 _BATCHES = {"cpu": (4, 8, 32), "cuda": (32, 128, 512, 2048)}  # inputs, of which the quickest is kept
@@ -54,7 +56,7 @@ class SentenceTransformers:
 
 
 class OnnxInt8(SentenceTransformers):
-    """sentence-transformers on ONNX Runtime, its weights and activations rounded to int8 for AVX512 with VNNI."""
+    """sentence-transformers on ONNX Runtime, weights and activations rounded to int8 as its guide says for this CPU."""
 
     def __init__(self, side: SideSpec) -> None:
         from sentence_transformers import export_dynamic_quantized_onnx_model
@@ -62,12 +64,21 @@ class OnnxInt8(SentenceTransformers):
         self._spec = side.model
         make: Any = _cross_encoder if self._spec.task == "reranking" else _sentence_transformer
         self._folder = tempfile.TemporaryDirectory(prefix="zh-retrieval-bench-onnx-")
-        folder = Path(self._folder.name)
+        folder, kind = Path(self._folder.name), onnx_kind()
         for file in (side.folder or folder).iterdir():
             (folder / file.name).symlink_to(file)
-        export_dynamic_quantized_onnx_model(make(side, folder, {"backend": "onnx"}), "avx512_vnni", str(folder))
-        file_name = {"file_name": "onnx/model_qint8_avx512_vnni.onnx"}
+        export_dynamic_quantized_onnx_model(make(side, folder, {"backend": "onnx"}), kind, str(folder))
+        (made,) = (folder / "onnx").glob(f"model_*_{kind}.onnx")  # its name also says the weights' type
+        file_name = {"file_name": f"onnx/{made.name}"}
         self._model = make(side, folder, {"backend": "onnx", "model_kwargs": file_name})
+
+
+def onnx_kind() -> str:
+    """Return what sentence-transformers calls this CPU when it rounds an ONNX file to int8."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "arm64"
+    features = cpu_features()
+    return next((name for name in ("avx512_vnni", "avx512") if features[name]), "avx2")
 
 
 class OpenVinoInt8(SentenceTransformers):
