@@ -59,8 +59,8 @@ unit: $(STAMP)
 	$(BIN)/pytest -m "timing and not slow"
 
 slow: $(STAMP)
-	$(ONE_THREAD) $(BIN)/pytest $(PARALLEL) -m "slow and not timing"
-	$(BIN)/pytest -m "slow and timing"
+	$(ONE_THREAD) $(BIN)/pytest $(PARALLEL) -m "slow and not timing and not ray"
+	$(BIN)/pytest -m "slow and (timing or ray)"
 
 deep: $(STAMP)
 	ZH_RETRIEVAL_DEPTH=$(DEPTH) $(ONE_THREAD) $(BIN)/pytest $(PARALLEL) -m "hypothesis and not slow"
