@@ -114,7 +114,7 @@ def test_the_models_of_the_first_page_are_known(page):
         text_of(page).partition("| e5-small-zh |")[0].rpartition("##")[2]
         + text_of(page).partition("| e5-small-zh |")[2].partition("##")[0]
     )
-    named = re.findall(r"\b(?:bge|gte|jina|e5|qwen3|rankinggpt|multilingual)[\w.-]*", table)
+    named = re.findall(r"\b(?:bge|gte-multilingual|jina|e5|qwen3|rankinggpt|multilingual)[\w.-]*", table)
     assert len(named) >= 10
     for name in named:
         registry.get_spec(name)
