@@ -18,7 +18,7 @@ from typing_extensions import Self, Unpack
 from langchain_zh_retrieval.bm25 import BM25_SCORE, BM25Retriever, Filter
 from langchain_zh_retrieval.checked import CheckedRetriever, with_ids, with_scores
 from langchain_zh_retrieval.exact import ExactVectorStore
-from langchain_zh_retrieval.searching import Side, filter_for_both
+from langchain_zh_retrieval.searching import Side, filter_for_both, filtered_too
 from zh_retrieval import checks
 from zh_retrieval.aside import aside
 from zh_retrieval.errors import ConfigError
@@ -51,7 +51,8 @@ class HybridRetriever(CheckedRetriever):
     side gave them, None where it did not find the document among its first `depth`. A document that both found is known
     by its id, else by its text. `retriever.invoke(question, k=3)` asks for fewer; a filter goes to the store in
     `search_kwargs`, and as a function to a lexical retriever in `lexical_filter`, of the class or of one call. A filter
-    that is a dictionary of plain values is read for both.
+    that is a dictionary of plain values is read for both; one that only the lexical side has is a ConfigError, but for
+    a store in memory, which takes the function too.
     """
 
     vectorstore: VectorStore | None = Field(default=None, description="Where dense search happens.")
@@ -192,9 +193,14 @@ class HybridRetriever(CheckedRetriever):
         if search and self.vectorstore is None:
             raise ConfigError("search_kwargs are for a vectorstore=. Give them to the dense retriever itself.")
         keep = lexical_filter or self.lexical_filter
-        if keep is None and self.vectorstore is not None and not isinstance(self.lexical, VectorStore):
-            keep = filter_for_both(search, self.vectorstore)
-        return search, keep
+        if self.vectorstore is None:
+            return search, keep
+        if keep is not None:
+            return filtered_too(search, self.vectorstore, keep), keep
+        if isinstance(self.lexical, VectorStore):
+            return search, None
+        keep = filter_for_both(search, self.vectorstore)
+        return search if keep is None else filtered_too(search, self.vectorstore, keep), keep
 
     def _fused(self, dense: list[Found[Document]], lexical: list[Found[Document]], k: int | None) -> list[Document]:
         count = self.k if k is None else checks.whole_number("k", k)

@@ -107,6 +107,26 @@ def filter_for_both(search: Mapping[str, Any], store: VectorStore) -> Filter | N
     )
 
 
+def filtered_too(search: Mapping[str, Any], store: VectorStore, keep: Filter) -> dict[str, Any]:
+    """Return a vector store's arguments beside the filter of the lexical side.
+
+    LangChain's store in memory takes functions only, and the same ones. `filter=None` says of another store that it
+    needs none, as it holds nothing else.
+
+    Raises:
+        ConfigError: The store has no filter: what the lexical side leaves out would come back by the store.
+    """
+    if isinstance(store, InMemoryVectorStore):
+        return {**search, "filter": filter_for_both(search, store) or keep}
+    if not _FILTERS & search.keys():
+        raise ConfigError(
+            f"lexical_filter= holds for the lexical side alone: what it leaves out would come back by "
+            f"{type(store).__name__}. Say the same for the store, or None if it needs none: "
+            "search_kwargs={'filter': ...}."
+        )
+    return dict(search)
+
+
 def _found(pairs: Iterable[tuple[Document, Any]], keep: Filter | None) -> list[Found[Document]]:
     return [
         Found(document, document.id, document.page_content, float(score))

@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import MetadataFilters
 from typing_extensions import Unpack
 
 from llama_index_zh_retrieval.bm25 import BM25Retriever, RetrieverKwargs
@@ -81,7 +82,8 @@ class HybridRetriever(BaseRetriever):
         """Return the lexical side as it is asked: no filter may hold for one side alone."""
         if not isinstance(self._lexical, BM25Retriever):
             return self._lexical
-        return self._lexical.limited(self.depth, self._lexical.filters or getattr(self._dense, "_filters", None))
+        filters = _filters_of_both(self._dense, self._lexical)
+        return self._lexical.limited(self.depth, filters)
 
     def _fused(self, dense: Sequence[NodeWithScore], lexical: Sequence[NodeWithScore]) -> list[NodeWithScore]:
         fused = fuse_sides(
@@ -112,6 +114,27 @@ def _check_side(name: str, side: BaseRetriever, depth: int) -> None:
             "set similarity_top_k=%d.",
             name, few, depth, depth,
         )  # fmt: skip
+
+
+def _filters_of_both(dense: BaseRetriever, lexical: BM25Retriever) -> MetadataFilters | None:
+    """Return the lexical side's filters, or those of an index's retriever.
+
+    Raises:
+        ConfigError: One side alone is filtered: what it leaves out would come back by the other.
+    """
+    found: MetadataFilters | None = getattr(dense, "_filters", None)
+    own = lexical.filters if lexical.filters and lexical.filters.filters else None
+    if own and hasattr(dense, "_filters") and not (found and found.filters):
+        raise ConfigError(
+            "The filters of the BM25Retriever hold for the lexical side alone: what they leave out would come back by "
+            "the dense side. Give them to index.as_retriever(filters=...), which holds for both."
+        )
+    if getattr(dense, "_doc_ids", None):
+        raise ConfigError(
+            "doc_ids of the dense retriever hold for the dense side alone. Say it by metadata, which holds for both: "
+            "index.as_retriever(filters=...)."
+        )
+    return own or found
 
 
 def _text(query_bundle: QueryBundle) -> QueryBundle:

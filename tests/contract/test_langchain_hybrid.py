@@ -132,6 +132,8 @@ def question_with_a_filter():
         ("FAISS, squared distance", {"search_kwargs": {"filter": {"topic": "topic1"}, "fetch_k": 100}}),
         ("Chroma, cosine distance", {"search_kwargs": {"filter": {"topic": "topic1"}}}),
         ("in memory", {"search_kwargs": {"filter": lambda document: document.metadata["topic"] == "topic1"}}),
+        ("in memory", {"search_kwargs": {"filter": {"topic": "topic1"}}}),
+        ("in memory", {"lexical_filter": lambda document: document.metadata["topic"] == "topic1"}),
     ],
 )
 async def test_a_filter_holds_for_both_sides(kind, asked, embeddings):
@@ -157,6 +159,24 @@ def test_a_filter_that_only_the_store_reads_is_said_for_both(embeddings):
         made.invoke(question)
     found = made.invoke(question, lexical_filter=lambda document: document.metadata["topic"] == "topic1")
     assert set(names(found)) == right
+
+
+def test_a_filter_of_the_lexical_side_alone_is_refused(embeddings):
+    store, lexical = STORES["Chroma, cosine distance"](embeddings), BM25Retriever(documents())
+    question, _ = question_with_a_filter()
+    made = HybridRetriever(vectorstore=store, lexical=lexical, lexical_filter=lambda document: False, k=40)
+    with pytest.raises(zr.ConfigError, match="holds for the lexical side alone"):
+        made.invoke(question)
+    assert len(made.invoke(question, search_kwargs={"filter": None})) == 40
+
+
+def test_a_store_in_memory_keeps_its_own_filter_beside_that_of_the_lexical_side(embeddings):
+    made = HybridRetriever(
+        vectorstore=in_memory(embeddings), lexical=BM25Retriever(documents()), k=40,
+        search_kwargs={"filter": {"topic": "topic1"}}, lexical_filter=lambda document: False,
+    )  # fmt: skip
+    question, right = question_with_a_filter()
+    assert set(names(made.invoke(question))) == right
 
 
 class Scored(BaseRetriever):

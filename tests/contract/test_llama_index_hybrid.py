@@ -134,6 +134,13 @@ def test_filters_of_an_index_hold_for_the_lexical_side_too(index, lexical):
     assert lexical.filters is None
 
 
+def test_what_holds_for_one_side_alone_is_refused(index, lexical):
+    with pytest.raises(zr.ConfigError, match="filters of the BM25Retriever hold for the lexical side alone"):
+        HybridRetriever(index.as_retriever(similarity_top_k=100), lexical.limited(1, TOPIC1)).retrieve("茶")
+    with pytest.raises(zr.ConfigError, match="doc_ids of the dense retriever hold for the dense side alone"):
+        HybridRetriever(index.as_retriever(similarity_top_k=100, doc_ids=["a"]), lexical).retrieve("茶")
+
+
 async def test_scores_of_both_sides_are_kept_on_demand_and_out_of_prompts(index, lexical):
     made = HybridRetriever(index.as_retriever(similarity_top_k=100), lexical, keep_side_scores=True)
     question = questions(1)[0]
