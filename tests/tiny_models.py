@@ -154,6 +154,33 @@ def tiny_gte(folder: Path, *, seed: int = 4, head: str = "tokens", types: int = 
 
     folder.mkdir(parents=True, exist_ok=True)
     unigram_files(folder)
+    shapes = _gte_shapes(types)
+    if head == "pairs":
+        shapes |= {"pooler.dense.weight": (64, 64), "pooler.dense.bias": (64,)}
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in shapes.items():
+        scale, shift = (0.2, 1.0) if name.endswith(("LayerNorm.weight", "_ln.weight")) else (0.15, 0.0)
+        tensors[prefix + name] = torch.randn(shape, generator=generator) * scale + shift
+    if head != "none":
+        tensors["classifier.weight"] = torch.randn((1, 64), generator=generator) * 0.1
+        tensors["classifier.bias"] = torch.zeros(1)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    kind = {"tokens": "NewForTokenClassification", "none": "NewModel", "pairs": "NewForSequenceClassification"}[head]
+    config = {
+        "architectures": [kind], "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"},
+        "model_type": "new", "vocab_size": 41915, "hidden_size": 64, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "intermediate_size": 96, "hidden_act": "gelu", "layer_norm_type": "layer_norm",
+        "layer_norm_eps": 1e-12, "max_position_embeddings": 8192, "position_embedding_type": "rope",
+        "rope_theta": 20000, "rope_scaling": {"factor": 8.0, "type": "ntk"}, "pack_qkv": True, "pad_token_id": 1,
+        "type_vocab_size": types, "logn_attention_scale": False, "id2label": {"0": "LABEL_0"},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def _gte_shapes(types: int) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a GTE's body and their shapes."""
     hidden, inner = 64, 96
     shapes: dict[str, tuple[int, ...]] = {"embeddings.word_embeddings.weight": (41915, hidden)}
     shapes |= {"embeddings.token_type_embeddings.weight": (types, hidden)} if types else {}
@@ -166,29 +193,7 @@ def tiny_gte(folder: Path, *, seed: int = 4, head: str = "tokens", types: int = 
             f"{layer}mlp.up_gate_proj.weight": (2 * inner, hidden),
             f"{layer}mlp.down_proj.weight": (hidden, inner), f"{layer}mlp.down_proj.bias": (hidden,),
         }  # fmt: skip
-    shapes |= {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
-    if head == "pairs":
-        shapes |= {"pooler.dense.weight": (hidden, hidden), "pooler.dense.bias": (hidden,)}
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, shape in shapes.items():
-        scale, shift = (0.2, 1.0) if name.removesuffix(".weight") in norms else (0.15, 0.0)
-        tensors[prefix + name] = torch.randn(shape, generator=generator) * scale + shift
-    if head != "none":
-        tensors["classifier.weight"] = torch.randn((1, hidden), generator=generator) * 0.1
-        tensors["classifier.bias"] = torch.zeros(1)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    kind = {"tokens": "NewForTokenClassification", "none": "NewModel", "pairs": "NewForSequenceClassification"}[head]
-    config = {
-        "architectures": [kind], "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"},
-        "model_type": "new", "vocab_size": 41915, "hidden_size": hidden, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "intermediate_size": inner, "hidden_act": "gelu", "layer_norm_type": "layer_norm",
-        "layer_norm_eps": 1e-12, "max_position_embeddings": 8192, "position_embedding_type": "rope",
-        "rope_theta": 20000, "rope_scaling": {"factor": 8.0, "type": "ntk"}, "pack_qkv": True, "pad_token_id": 1,
-        "type_vocab_size": types, "logn_attention_scale": False, "id2label": {"0": "LABEL_0"},
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
+    return shapes | {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
 
 
 def tiny_xlmr_reranker(folder: Path, *, seed: int = 0, positions: int = 514, labels: int = 1) -> Path:
