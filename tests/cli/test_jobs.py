@@ -154,6 +154,7 @@ def test_a_row_without_the_id_that_was_asked_for_is_bad(tmp_path, capsys, bert_f
     assert embed(file, "-o", tmp_path / "out.npy", "--id-field", "k", *bert_flags) == 2
     assert f"line 2 of {file}: no id in field 'k', expected one of 'id', 'text'" in capsys.readouterr().err
     assert embed(file, "-o", tmp_path / "out.npy", "--id-field", "k", "--on-error", "skip", *bert_flags) == 0
+    assert f"line 3 of {file}: field 'k' is null, expected an id" in capsys.readouterr().err
     assert columns(tmp_path / "out.npy") == [{"id": "1", "k": 1}]
 
 

@@ -179,3 +179,32 @@ def test_what_a_dialect_cannot_do_is_said(dialect):
         pytest.raises(zr.ConfigError, match="late chunking"),
     ):
         handle.encode_chunks("茶很好", [(0, 1)])
+
+
+KEY_THAT_IS_REPEATED = "sk-only-for-this-test"
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 413, 500])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": {"message": f"Incorrect API key provided: {KEY_THAT_IS_REPEATED}"}},
+        {"error": "x" * 990 + KEY_THAT_IS_REPEATED, "error_type": "Validation"},
+        {"detail": [{"input": KEY_THAT_IS_REPEATED}]},
+        [KEY_THAT_IS_REPEATED],
+        f"no JSON: {KEY_THAT_IS_REPEATED}",
+    ],
+)
+def test_a_key_that_the_server_repeats_is_in_no_message(status, said):
+    def answer(path, headers, body):
+        if path == "/info":
+            return tei()(path, headers, body)
+        return (status, {}, said.encode()) if isinstance(said, str) else reply(said, status)
+
+    with (
+        serving(answer) as (url, _),
+        zr.load_encoder("bge-base-zh", base_url=url, dialect="tei", api_key=KEY_THAT_IS_REPEATED) as handle,
+        pytest.raises(zr.ZhRetrievalError) as caught,
+    ):
+        handle.encode_documents(["茶"])
+    assert KEY_THAT_IS_REPEATED[:9] not in str(caught.value)

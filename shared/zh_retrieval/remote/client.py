@@ -142,7 +142,7 @@ class Client:
                     break
                 if len(read) > most:
                     raise RemoteError(f"{url} answered with more than {most} bytes. Is it the server that you mean?")
-            return Reply(url, response.status_code, response.headers, bytes(read))
+            return Reply(url, response.status_code, response.headers, bytes(read), self.address.key)
 
     def _connections(self) -> httpx.AsyncClient:
         if self._closed:

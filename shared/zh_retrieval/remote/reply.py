@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from zh_retrieval import errors
@@ -20,6 +20,7 @@ from zh_retrieval.remote.address import Address
 from zh_retrieval.validation import UnscorableQueryError
 
 _SHOWN = 1000  # characters of a server's message
+_LEAST_HIDDEN = 6  # characters of a key: a shorter one is part of ordinary words
 _KINDS: dict[str, type[ZhRetrievalError]] = {
     **{name: kind for name, kind in vars(errors).items() if isinstance(kind, type)},
     "UnscorableQueryError": UnscorableQueryError,
@@ -28,12 +29,16 @@ _KINDS: dict[str, type[ZhRetrievalError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, read to its end: status, headers with names in lower case, the body."""
+    """An answer, read to its end: status, headers with names in lower case, the body.
+
+    `key` is what the request was sent with: gateways repeat it in their refusals, no message of ours does.
+    """
 
     url: str
     status: int
     headers: Mapping[str, str]
     content: bytes
+    key: str | None = field(default=None, repr=False)
 
     def json(self) -> Any:
         """Return the body as JSON.
@@ -74,11 +79,18 @@ class Reply:
         except (ValueError, RecursionError):
             return "", self._text(200) or "nothing more"
         if not isinstance(body, dict):
-            return "", str(body)[:200]
+            return "", self._hidden(str(body))[:200]
         nested = body.get("error")
         inner = nested if isinstance(nested, dict) else body
         message = inner.get("message") or inner.get("error") or inner.get("detail") or body
-        return str(inner.get("type", "")), message[:_SHOWN] if isinstance(message, str) else json.dumps(message)[:400]
+        if isinstance(message, str):
+            return str(inner.get("type", "")), self._hidden(message)[:_SHOWN]
+        return str(inner.get("type", "")), self._hidden(json.dumps(message))[:400]
 
     def _text(self, characters: int) -> str:
-        return self.content[: 4 * characters].decode("utf-8", errors="replace")[:characters]
+        start = self.content[: 4 * (characters + len(self.key or ""))]
+        return self._hidden(start.decode("utf-8", errors="replace"))[:characters]
+
+    def _hidden(self, text: str) -> str:
+        """Return a server's words without the key, before anything is cut off that would leave a part of it."""
+        return text.replace(self.key, "***") if self.key and len(self.key) >= _LEAST_HIDDEN else text

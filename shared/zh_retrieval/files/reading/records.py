@@ -82,6 +82,8 @@ class Form:
                 id, identified = (said if isinstance(said, str) else _as_text(said)), True
             text = self.parse(row.fields)
             if self.id_field is not None and said is None:
+                if self.id_field in row.fields:
+                    raise InputError(f"field {self.id_field!r} is null, expected an id. Mend it.")
                 raise InputError(f"no id in field {self.id_field!r}, expected one of {named(row.fields)}.")
         except InputError as error:
             return Record(row.fields, "", row.where, id, f"{row.where}: {error}", row.types, identified)
