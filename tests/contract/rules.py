@@ -227,7 +227,7 @@ RULES = (
     Rule(
         "LlamaIndex's filter holds for the lexical side too",
         (ENGINE + "test_filters_of_an_index_hold_for_the_lexical_side_too",),
-        LI_HYBRID, 'self._lexical.filters or getattr(self._dense, "_filters", None)', "self._lexical.filters",
+        LI_HYBRID, "filters = _filters_of_both(self._dense, self._lexical)", "filters = self._lexical.filters",
     ),
     Rule(
         "the whole depth of the lexical side counts",
