@@ -9,7 +9,7 @@ from tests.parity.causal_configs import build, model_class
 from zh_retrieval.checkpoint.folder import open_folder, read_config
 from zh_retrieval.checkpoint.load import Placement, load_checkpoint
 from zh_retrieval.checkpoint.packed_check import PackedCheck
-from zh_retrieval.layers import attention
+from zh_retrieval.layers import attention, masks
 from zh_retrieval.models.causal_lm import causal_lm
 from zh_retrieval.tokenization.tokenizer import build as build_tokenizer
 
@@ -28,11 +28,11 @@ def count_passes(module):
     return passes
 
 
-def test_three_short_passes_settle_a_model_that_packs(tmp_path):
+def test_four_short_passes_settle_a_model_that_packs(tmp_path):
     parts, tokenizer = checkpoint("llama", tmp_path)
     passes = count_passes(parts.body)
     chosen = PackedCheck(parts, tokenizer, CPU).choose()
-    assert (chosen.packed, len(passes)) == (True, 3)
+    assert (chosen.packed, chosen.causal, len(passes)) == (True, True, 4)
     assert parts.whole.config._attn_implementation == attention.NAME
 
 
@@ -40,7 +40,7 @@ def test_a_fourth_settles_one_that_does_not(tmp_path):
     parts, tokenizer = checkpoint("lfm2", tmp_path)
     passes = count_passes(parts.body)
     chosen = PackedCheck(parts, tokenizer, CPU).choose()
-    assert (chosen.packed, len(passes)) == (False, 4)
+    assert (chosen.packed, chosen.causal, len(passes)) == (False, False, 4)
     assert parts.whole.config._attn_implementation == "eager"
 
 
@@ -61,6 +61,15 @@ def test_what_is_only_wrong_packed_is_padded(tmp_path):
     parts, tokenizer = checkpoint("llama", tmp_path)
     OffInBatches(parts.body, "packed")
     assert not PackedCheck(parts, tokenizer, CPU).choose().packed
+
+
+def test_what_is_only_wrong_where_a_prefix_is_shared_shares_none(tmp_path, monkeypatch):
+    parts, tokenizer = checkpoint("llama", tmp_path)
+    monkeypatch.setattr(
+        attention, "band", lambda length, window, device, before=0: masks.band(length, 1, device, before)
+    )
+    chosen = PackedCheck(parts, tokenizer, CPU).choose()
+    assert (chosen.packed, chosen.causal) == (True, False)
 
 
 def test_what_is_wrong_either_way_is_refused_by_name(tmp_path):

@@ -15,7 +15,6 @@ from zh_retrieval.engine.openvino import decoders, readouts
 from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes, has_decoder_graph
 from zh_retrieval.engine.openvino.engine import OpenVinoEngine
 from zh_retrieval.engine.openvino.inference import Settings
-from zh_retrieval.engine.openvino.prefixes import Prefixes
 from zh_retrieval.engine.openvino.weights.constants import Weights
 from zh_retrieval.sequence import Tokens
 
@@ -71,7 +70,7 @@ def engine_of(folder, graph, readout, width=1, more_inputs=None, kind=None, **se
     options = Settings(**{"bfloat16": False, "threads": 1, **settings})
     return OpenVinoEngine(
         build, readout, options, dtype="float32", width=width, max_batch_tokens=512, more_inputs=more_inputs,
-        prefixes=Prefixes(sizes.layers, sizes.kv_heads, sizes.head),
+        past=np.empty((2 * sizes.layers, sizes.kv_heads, 0, sizes.head), dtype=np.float32),
     )  # fmt: skip
 
 

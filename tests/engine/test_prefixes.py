@@ -9,9 +9,10 @@ import zh_retrieval as zr
 from tests.engine.test_openvino_decoders import engine_of, own_likelihoods, write_model
 from tests.tiny_models import tiny_mistral, tiny_qwen3
 from tests.without_torch import torch
-from zh_retrieval.engine.openvino import decoders, engine, prefixes, readouts
+from zh_retrieval.engine import prefixes
+from zh_retrieval.engine.openvino import decoders, engine, readouts
 from zh_retrieval.engine.openvino.buckets import buckets
-from zh_retrieval.engine.openvino.prefixes import Prefixes
+from zh_retrieval.engine.prefixes import Prefixes
 from zh_retrieval.sequence import Tokens
 
 GENERATOR = np.random.default_rng(1)
@@ -79,7 +80,7 @@ def test_an_instruction_is_computed_once(tmp_path, computed):
 
 
 def test_few_instructions_are_kept_and_no_text():
-    kept = Prefixes(layers=1, kv_heads=1, head=2**15)
+    kept = Prefixes(2048)
     for number in range(20):
         kept.keep((number,), np.zeros((2, 1, 16, 2**15), dtype=np.float32))  # 4 MB
     assert [number for number in range(20) if kept.get((number,)) is not None] == [*range(12, 20)]
@@ -89,7 +90,11 @@ def test_few_instructions_are_kept_and_no_text():
     groups = kept.groups(
         [Tokens([1] * 30, shared=20), Tokens([1] * 2100, shared=2090), Tokens([1] * 2100, shared=2090)]
     )
-    assert groups == [((), [1, 2, 0])]  # one alone shares nothing, and a prefix of more than 512 MB is no prefix
+    assert groups == [((), [1, 2, 0])]  # one alone shares nothing, and a prefix of more than 2048 tokens is no prefix
+
+
+def test_keys_and_values_of_one_prefix_take_at_most_512_mb():
+    assert engine._longest_prefix(np.empty((2 * 32, 8, 0, 128), dtype=np.float32)) == 2**29 // (2 * 32 * 8 * 128 * 4)
 
 
 def test_where_there_is_no_memory_for_a_prefix_sequences_are_computed_whole(tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 Transformers has some two hundred families, and each may ask of attention, masks and positions what packed rows do not
 give. So the model's own forward, alone and with transformers' plain attention, judges: two sequences, two passes. A
-third pass has both as one packed row; if that is off, a fourth has them padded. All are of at most 20 tokens.
+third pass has both as one packed row; if that is off, a fourth has them padded; if it is right, a fourth has what they
+share once. All are of at most 20 tokens.
 
 Axes: L tokens of a sequence, V vocabulary.
 """
@@ -23,7 +24,8 @@ from zh_retrieval.errors import CheckpointError
 from zh_retrieval.layers.attention import NAME
 from zh_retrieval.layers.forward import packed_hidden, padded_hidden
 from zh_retrieval.layers.memory import is_out_of_memory
-from zh_retrieval.layers.packing import pack
+from zh_retrieval.layers.packing import PackedBatch, pack
+from zh_retrieval.layers.shared import Beginning, pack_shared
 from zh_retrieval.models.base import Parts
 from zh_retrieval.sequence import Tokens
 from zh_retrieval.tokenization.tokenizer import TextTokenizer
@@ -59,7 +61,7 @@ class PackedCheck:
             self._expected = self._alone()
 
     def choose(self) -> Parts:
-        """Return the parts, packed if their packed rows are right, else padded.
+        """Return the parts, packed if their packed rows are right, else padded; causal if a shared prefix is, too.
 
         Raises:
             CheckpointError: They are not right padded either.
@@ -69,14 +71,26 @@ class PackedCheck:
             for packed in (True, False) if self._parts.packed else (False,):
                 parts = replace(self._parts, packed=packed)
                 _use(parts.whole, NAME if packed else "eager")
-                fault = self._fault(parts, self._tolerance)
+                fault = self._fault(parts, self._batch, self._expected)
                 if not fault:
-                    return parts
+                    return self._sharing(parts)
                 logger.info("%r is not computed %s: %s", self._family, "packed" if packed else "padded", fault)
         raise CheckpointError(
             f"{self._family!r} is not supported: a batch does not give what the model gives alone ({fault}). "
             "Use a model of another family."
         )
+
+    def _sharing(self, parts: Parts) -> Parts:
+        """Return the parts, causal if a prefix that is computed once gives the same logits."""
+        if not (parts.packed and parts.causal):
+            return replace(parts, causal=False)
+        tokens, device = self._batch.tokens, self._batch.input_ids.device
+        batch = pack_shared(tokens, [Beginning(tokens[0].ids[:_SHARED], (0, 1))], device)
+        first, second = self._expected
+        fault = self._fault(parts, batch, [first[_SHARED:], second[_SHARED:], first[:_SHARED]])
+        if fault:
+            logger.info("%r computes every sequence whole: %s", self._family, fault)
+        return replace(parts, causal=not fault)
 
     def _alone(self) -> list[torch.Tensor]:
         """Return the model's own logits of each sequence, (L, V)."""
@@ -99,19 +113,19 @@ class PackedCheck:
             raise CheckpointError(f"This {family!r} is no causal language model: its tokens see later ones.")
         return expected
 
-    def _fault(self, parts: Parts, tolerance: float) -> str:
-        """Return what is wrong with the logits of the batch; "" if nothing is."""
+    def _fault(self, parts: Parts, batch: PackedBatch, expected: list[torch.Tensor]) -> str:
+        """Return what is wrong with the logits of a batch, each part of whose row has such ones; "" if nothing is."""
         forward = packed_hidden if parts.packed else padded_hidden
         head: Any = parts.head
         try:
-            logits = head(forward(parts.body, self._batch)).float().cpu()
-            parted = logits.split(self._batch.layout.lengths)
+            logits = head(forward(parts.body, batch)).float().cpu()
+            parted = logits.split([len(each) for each in expected])
         except Exception as error:  # two hundred families raise what they like
             if is_out_of_memory(error):
                 raise
             return repr(error)
-        distance = max(_distance(found, own, tolerance) for found, own in zip(parted, self._expected, strict=True))
-        return "" if distance <= tolerance else f"logits are off by {distance:.2g}"
+        distance = max(_distance(found, own, self._tolerance) for found, own in zip(parted, expected, strict=True))
+        return "" if distance <= self._tolerance else f"logits are off by {distance:.2g}"
 
 
 def _sequences(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:

@@ -17,11 +17,13 @@ from torch import nn
 from zh_retrieval.engine.budget import Budget
 from zh_retrieval.engine.cuda_graphs import QueryGraphs
 from zh_retrieval.engine.devices import Device, Event, TorchDevice, is_lost
+from zh_retrieval.engine.prefixes import Prefixes
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.forward import packed_hidden, padded_hidden
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
-from zh_retrieval.layers.packing import pack
+from zh_retrieval.layers.packing import PackedBatch, pack
 from zh_retrieval.layers.readout import Readout
+from zh_retrieval.layers.shared import Beginning, Past, pack_shared
 from zh_retrieval.sequence import Tokens
 
 
@@ -84,6 +86,7 @@ class TorchEngine:
         max_batch_tokens: int,
         position_offset: int = 0,
         packed: bool = True,
+        causal: bool = False,
         graphs: QueryGraphs | None = None,
         runtime: Device | None = None,
     ) -> None:
@@ -95,6 +98,7 @@ class TorchEngine:
         self._readout = readout
         self._position_offset = position_offset
         self._forward = packed_hidden if packed else padded_hidden
+        self._prefixes = Prefixes[Past](max_batch_tokens) if packed and causal else None
         self._graphs = graphs
         self._runtime: Device = TorchDevice(device) if runtime is None else runtime
 
@@ -167,7 +171,31 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _launch(self, tokens: Sequence[Tokens], graphs: QueryGraphs | None) -> Pending:
-        batch = pack(tokens, self.device, self._position_offset)
-        hidden = graphs.hidden(batch) if graphs else None
-        rows = self._readout(self._forward(self._body, batch) if hidden is None else hidden, batch)
-        return Pending(*self._runtime.to_host(rows))
+        if graphs is not None and len(tokens) == 1:
+            batch = pack(tokens, self.device, self._position_offset)
+            hidden = graphs.hidden(batch)
+            if hidden is not None:
+                return Pending(*self._runtime.to_host(self._readout(hidden, batch)))
+        if self._prefixes is not None:
+            batch, hidden = self._shared(tokens, self._prefixes)
+        else:
+            batch = pack(tokens, self.device, self._position_offset)
+            hidden = self._forward(self._body, batch)
+        return Pending(*self._runtime.to_host(self._readout(hidden, batch)))
+
+    def _shared(self, tokens: Sequence[Tokens], prefixes: Prefixes[Past]) -> tuple[PackedBatch, torch.Tensor]:
+        """Return the row of sequences without the prefixes that they share, and its hidden states.
+
+        Prefixes are computed in the same pass; what is computed of an instruction is kept.
+        """
+        beginnings = []
+        for prefix, indices in prefixes.groups(tokens):
+            past = prefixes.get(prefix)
+            new = past is None and bool(prefix) and tokens[indices[0]].instructed
+            beginnings.append(Beginning(prefix, indices, past, Past(len(prefix)) if new else None))
+        batch = pack_shared(tokens, beginnings, self.device, self._position_offset)
+        hidden = self._forward(self._body, batch)
+        for beginning in beginnings:
+            if beginning.record is not None and beginning.record.usable:
+                prefixes.keep(tuple(beginning.ids), beginning.record)
+        return batch, hidden

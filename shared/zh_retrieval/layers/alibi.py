@@ -70,7 +70,7 @@ def _attend_runs(
     """SDPA with a bias that never exists as a whole: it is made for a block of queries at a time."""
     out = torch.empty_like(q)
     heads, size_of_head = q.shape[1], q.shape[2]
-    for start, size, length in runs:
+    for start, size, length, _ in runs:
         rows = slice(start, start + size * length)
         sq, sk, sv = (t[rows].view(size, length, heads, size_of_head).transpose(1, 2) for t in (q, k, v))
         target = out[rows].view(size, length, heads, size_of_head)

@@ -94,14 +94,20 @@ def packed_attention(
     _check_others({"attention_mask": attention_mask, **others})
     q, k, v = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))  # (T, N, D), (T, K, D), (T, K, D)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    window = sliding_window if causal and sliding_window and packed.longest > sliding_window else None
+    longest, runs = packed.longest, packed.runs
+    if packed.keys is not None:
+        if not causal:
+            raise CheckpointError("Sequences share a prefix, whose tokens would have to see what comes after it.")
+        k, v = packed.keys.of(module, k, v)
+        longest, runs = packed.keys.longest, packed.keys.runs
+    window = sliding_window if causal and sliding_window and longest > sliding_window else None
     plain = softcap is None and s_aux is None
     if plain and q.shape[-1] == v.shape[-1] and _varlen_fits(q, window):
         out = _attend_varlen(q, k, v, packed, causal, scaling, window)
     elif torch.compiler.is_compiling():
         out = _attend_opaque(q, k, v, packed.bounds(q.device), causal, scaling, window, softcap, s_aux)
-    elif packed.runs:
-        out = _attend_runs(q, k, v, packed.runs, causal, scaling, window, softcap, s_aux)
+    elif runs:
+        out = _attend_runs(q, k, v, runs, causal, scaling, window, softcap, s_aux)
     else:
         mask = same_sequence(packed.bounds(q.device), q.shape[0])
         if causal:
@@ -149,7 +155,8 @@ def _attend_varlen(
         else:
             k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
     cu, longest = packed.bounds(q.device), packed.longest
-    out: torch.Tensor = _varlen(q.contiguous(), k.contiguous(), v.contiguous(), cu, cu, longest, longest, **options)
+    seen, most = (cu, longest) if packed.keys is None else (packed.keys.bounds(q.device), packed.keys.longest)
+    out: torch.Tensor = _varlen(q.contiguous(), k.contiguous(), v.contiguous(), cu, seen, longest, most, **options)
     return out
 
 
@@ -164,21 +171,26 @@ def _attend_runs(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One unmasked SDPA call for each run of equal lengths; two products for each sequence where SDPA cannot."""
+    """One SDPA call for each run of equal lengths; two products for each sequence where SDPA cannot.
+
+    Only windows and prefixes need a mask.
+    """
     out = _empty_out(q, v)
     grouped = q.shape[1] != k.shape[1]
-    for start, size, length in runs:
-        rows = slice(start, start + size * length)
+    first = 0  # key of a run
+    for start, size, length, before in runs:
+        seen = before + length
+        rows, keys = slice(start, start + size * length), slice(first, first + size * seen)
+        first += size * seen
         if softcap is not None or sinks is not None:
-            seen = band(length, window or length, q.device) if causal else q.new_ones(length, length).bool()
-            for low in range(start, start + size * length, length):
-                part = slice(low, low + length)
-                out[part] = attend_capped(q[part], k[part], v[part], seen, scaling, softcap, sinks)
+            mask = band(length, window or seen, q.device, before) if causal else q.new_ones(length, length).bool()
+            parts = zip(q[rows].split(length), k[keys].split(seen), v[keys].split(seen), strict=True)
+            out[rows] = torch.cat([attend_capped(*part, mask, scaling, softcap, sinks) for part in parts])
             continue
-        sq, sk, sv = (
-            t[rows].view(size, length, t.shape[1], t.shape[2]).transpose(1, 2) for t in (q, k, v)
-        )  # (size, N, L, D)
-        mask = band(length, window, q.device) if window and length > window else None
+        sq = q[rows].view(size, length, *q.shape[1:]).transpose(1, 2)  # (size, N, L, D)
+        sk, sv = (t[keys].view(size, seen, *t.shape[1:]).transpose(1, 2) for t in (k, v))
+        masked = (window and seen > window) or (before and length > 1)
+        mask = band(length, window or seen, q.device, before) if masked else None
         attended = F.scaled_dot_product_attention(
             sq,
             sk,

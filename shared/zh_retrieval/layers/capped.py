@@ -1,6 +1,6 @@
 """Attention by two matrix products: what SDPA does not compute, capped logits and sinks.
 
-Axes: N heads, K key-value heads, L tokens of one sequence, D head size.
+Axes: N heads, K key-value heads, L tokens of one sequence, M tokens that it sees, D head size.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ def attend_capped(
 
     Args:
         q: (L, N, D).
-        k: (L, K, D); K divides N.
-        v: (L, K, D), of the same or another head size.
-        mask: bool (L, L): what a query sees.
+        k: (M, K, D); K divides N.
+        v: (M, K, D), of the same or another head size.
+        mask: bool (L, M): what a query sees.
         scaling: Factor of the logits; None is 1/sqrt(D).
         softcap: c: logits x become c * tanh(x / c), as in Gemma 2.
         sinks: (N,): a logit of each head that takes its share of the softmax and gives nothing, as in gpt-oss.
     """
     length, heads = q.shape[0], q.shape[1]
-    sk, sv = (tensor.repeat_interleave(heads // k.shape[1], dim=1).transpose(0, 1) for tensor in (k, v))  # (N, L, D)
+    sk, sv = (tensor.repeat_interleave(heads // k.shape[1], dim=1).transpose(0, 1) for tensor in (k, v))  # (N, M, D)
     factor = q.shape[-1] ** -0.5 if scaling is None else scaling
     parts = []
     for low in range(0, length, _QUERY_ROWS):
         block = slice(low, low + _QUERY_ROWS)
-        logits = torch.matmul(q[block].transpose(0, 1) * factor, sk.transpose(1, 2))  # (N, block, L)
+        logits = torch.matmul(q[block].transpose(0, 1) * factor, sk.transpose(1, 2))  # (N, block, M)
         if softcap is not None:
             logits = torch.tanh(logits / softcap) * softcap
         logits = logits.masked_fill(~mask[block], -torch.inf)
         if sinks is not None:
             column = sinks.to(logits.dtype)[:, None, None].expand(-1, logits.shape[1], 1)
             logits = torch.cat((logits, column), dim=-1)
-        weights = logits.softmax(-1, dtype=torch.float32)[..., :length].to(v.dtype)
+        weights = logits.softmax(-1, dtype=torch.float32)[..., : k.shape[0]].to(v.dtype)
         parts.append(torch.matmul(weights, sv))
     return torch.cat(parts, dim=1).transpose(0, 1)

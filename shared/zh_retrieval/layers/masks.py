@@ -1,4 +1,4 @@
-"""Masks over the tokens of a packed row, bool (T, T): what each token sees."""
+"""Masks over the tokens of a packed row: what each token sees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def same_sequence(cu_seqlens: torch.Tensor, total: int) -> torch.Tensor:
     return owner[:, None] == owner[None, :]
 
 
-def band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """Return bool (L, L): each token sees the last `window` tokens, itself included."""
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+def band(length: int, window: int, device: torch.device, before: int = 0) -> torch.Tensor:
+    """Return bool (L, before + L): each token sees the last `window` tokens, itself included; `before` come first."""
+    seen = torch.arange(before + length, device=device)
+    distance = seen[before:, None] - seen[None, :]
     return (distance >= 0) & (distance < window)

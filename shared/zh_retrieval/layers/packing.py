@@ -8,19 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from zh_retrieval.sequence import Tokens
 
+if TYPE_CHECKING:
+    from zh_retrieval.layers.shared import Keys
+
 
 class Run(NamedTuple):
-    """Neighbouring sequences of one length: `size` sequences of `length` tokens from token `start` on."""
+    """Neighbouring sequences of one length: `size` sequences of `length` tokens from token `start` on.
+
+    Each sees `before` tokens of a prefix, whose keys come before its own where sequences share prefixes.
+    """
 
     start: int
     size: int
     length: int
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class Layout:
         runs: Neighbours of equal length, grouped; () where the lengths are known to the device alone (`graphs`).
         cu_seqlens: int32 (B + 1,) on the model's device: 0, l0, l0 + l1, ..., T.
         longest: The largest length.
+        keys: What the sequences see where they share prefixes (`pack_shared`); None: each sees its own tokens.
         cache: What layers make of the layout once for each device.
     """
 
@@ -41,6 +49,7 @@ class Layout:
     runs: tuple[Run, ...]
     cu_seqlens: torch.Tensor
     longest: int
+    keys: Keys | None = None
     cache: dict[tuple[str, torch.device], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def bounds(self, device: torch.device) -> torch.Tensor:
@@ -68,28 +77,32 @@ class PackedBatch:
     token_types: torch.Tensor | None = None
 
 
-def group(lengths: Sequence[int]) -> tuple[Run, ...]:
-    """Return the runs of equal length of sequences that lie one after the other."""
+def group(lengths: Sequence[int], before: Sequence[int] = ()) -> tuple[Run, ...]:
+    """Return the runs of equal length of sequences that lie one after the other, after prefixes of such lengths."""
     runs: list[Run] = []
     start = 0
-    for length in lengths:
-        if runs and runs[-1].length == length:
+    for length, seen in zip(lengths, before or [0] * len(lengths), strict=True):
+        if runs and runs[-1][2:] == (length, seen):
             runs[-1] = runs[-1]._replace(size=runs[-1].size + 1)
         else:
-            runs.append(Run(start, 1, length))
+            runs.append(Run(start, 1, length, seen))
         start += length
     return tuple(runs)
 
 
-def pack(tokens: Sequence[Tokens], device: torch.device, position_offset: int = 0) -> PackedBatch:
+def pack(
+    tokens: Sequence[Tokens], device: torch.device, position_offset: int = 0, before: Sequence[int] = ()
+) -> PackedBatch:
     """Return the sequences as one row, in the given order.
 
-    `position_offset` is the first position id (2 for XLM-R). Copies to CUDA are pinned and do not block.
+    `position_offset` is the first position id (2 for XLM-R); `before` says how many tokens are before each sequence.
+    Copies to CUDA are pinned and do not block.
     """
     lengths = [len(item.ids) for item in tokens]
     *starts, total = accumulate(lengths, initial=0)
     ids = torch.tensor([token for item in tokens for token in item.ids], dtype=torch.int64, device="cpu")
-    positions = torch.cat([torch.arange(length, dtype=torch.int64, device="cpu") for length in lengths])
+    places = zip(before or [0] * len(lengths), lengths, strict=True)
+    positions = torch.cat([torch.arange(low, low + length, dtype=torch.int64, device="cpu") for low, length in places])
     cu_seqlens = torch.tensor([*starts, total], dtype=torch.int32, device="cpu")
     layout = Layout(tuple(lengths), tuple(starts), group(lengths), to_device(cu_seqlens, device), max(lengths))
     types = None

@@ -144,7 +144,7 @@ def _index(values: list[int] | tuple[int, ...], like: torch.Tensor) -> torch.Ten
 
 def _means(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
     parts = []
-    for start, size, length in batch.layout.runs:
+    for start, size, length, _ in batch.layout.runs:
         rows = hidden[start : start + size * length].view(size, length, -1)
         parts.append(rows.mean(dim=1, dtype=torch.float32))
     return torch.cat(parts)

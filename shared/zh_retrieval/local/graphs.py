@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zh_retrieval.checkpoint.fingerprint import ModelFiles
 from zh_retrieval.checkpoint.folder import Folder
 from zh_retrieval.checkpoint.sparse_head import sparse_head
@@ -22,7 +24,6 @@ from zh_retrieval.engine.openvino.decoder_sizes import DecoderSizes, has_decoder
 from zh_retrieval.engine.openvino.engine import MoreInputs, OpenVinoEngine
 from zh_retrieval.engine.openvino.inference import Settings
 from zh_retrieval.engine.openvino.long_texts import LongTexts
-from zh_retrieval.engine.openvino.prefixes import Prefixes
 from zh_retrieval.engine.openvino.readouts import Readout
 from zh_retrieval.engine.openvino.weights.constants import Copies, Weights
 from zh_retrieval.engine.openvino.weights.keeping import keeping_folder, rounded_weights
@@ -61,7 +62,8 @@ class Graph:
         more_inputs: What the graph takes after ids and lengths.
         alibi: Sizes of a body whose attention has a mask of all pairs; None: it has none.
         group: How many inputs share a scale where weights are rounded to int8.
-        prefixes: What computes a shared prefix once; None: each sequence is computed whole.
+        past: The keys and values of no tokens, where shared prefixes are computed once (`OpenVinoEngine`); None: each
+            sequence is computed whole.
         typed: It is told where the second text of a pair begins.
     """
 
@@ -75,7 +77,7 @@ class Graph:
     more_inputs: MoreInputs | None = None
     alibi: encoders.Sizes | None = None
     group: int = 128
-    prefixes: Prefixes | None = None
+    past: np.ndarray | None = None
     typed: bool = False
 
 
@@ -127,7 +129,7 @@ def build_graph(
         max_length=graph.limit,
         more_inputs=graph.more_inputs,
         long_texts=_long_texts(graph, builder, folder, settings),
-        prefixes=graph.prefixes,
+        past=graph.past,
         typed=graph.typed,
     )
     builder.read_no_more()
@@ -193,7 +195,7 @@ def _decoder(spec: ModelSpec, folder: Folder, dimensions: int | None) -> Graph:
 
     made = partial(
         Graph, vector=folder.vector(sizes.hidden), vocab_size=sizes.vocab_size, limit=limit, prefix="model.",
-        prefixes=Prefixes(sizes.layers, sizes.kv_heads, sizes.head),
+        past=np.empty((2 * sizes.layers, sizes.kv_heads, 0, sizes.head), dtype=np.float32),
     )  # fmt: skip
     if spec.pooling is not None:
         read = readouts.pooled(spec.pooling, dimensions, folder.dense)

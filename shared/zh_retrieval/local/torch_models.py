@@ -88,6 +88,7 @@ def _engine(
         max_batch_tokens=options.max_batch_tokens or default_batch_tokens(device, dtype, parts.body.config),
         position_offset=parts.position_offset,
         packed=parts.packed,
+        causal=parts.causal and not options.compile,
         graphs=QueryGraphs(parts.body, device, limit, parts.position_offset) if alone else None,
     )
 

@@ -21,6 +21,7 @@ class Parts:
         length_limit: The most tokens of one sequence, special tokens included.
         position_offset: The first position id.
         packed: True if the body takes packed rows; False needs padded batches.
+        causal: True if tokens see earlier ones alone, so that a prefix that packed sequences share is computed once.
         whole: The causal LM that body and head are parts of, which says what is right (`checkpoint.packed_check`).
     """
 
@@ -30,6 +31,7 @@ class Parts:
     length_limit: int
     position_offset: int = 0
     packed: bool = True
+    causal: bool = False
     whole: Any = None
 
 

@@ -37,7 +37,7 @@ def causal_lm(config: dict[str, Any]) -> Plan:
         text = parsed.get_text_config(decoder=True)
         text.use_cache = False  # nothing is generated
         body, head = getattr(model, name), OwnHead(model, name)
-        return Parts(body, head, text.hidden_size, _length_limit(text), packed=packed, whole=model)
+        return Parts(body, head, text.hidden_size, _length_limit(text), packed=packed, causal=packed, whole=model)
 
     return Plan(cls, parsed, parts, attention=None if packed else "eager")
 

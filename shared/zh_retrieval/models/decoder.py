@@ -26,6 +26,6 @@ def _plan(cls: Any, parsed: Any) -> Plan:
     window = getattr(parsed, "sliding_window", None) or parsed.max_position_embeddings
 
     def parts(model: Any) -> Parts:
-        return Parts(model, None, parsed.hidden_size, min(window, parsed.max_position_embeddings))
+        return Parts(model, None, parsed.hidden_size, min(window, parsed.max_position_embeddings), causal=True)
 
     return Plan(cls, parsed, parts)

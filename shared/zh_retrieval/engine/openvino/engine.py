@@ -20,11 +20,13 @@ from zh_retrieval.engine.budget import Budget
 from zh_retrieval.engine.openvino.buckets import buckets, padded_count, padded_length
 from zh_retrieval.engine.openvino.inference import Settings, abandon, compiled, infer
 from zh_retrieval.engine.openvino.long_texts import LongTexts
-from zh_retrieval.engine.openvino.prefixes import Prefix, Prefixes, without
 from zh_retrieval.engine.openvino.readouts import Readout
+from zh_retrieval.engine.prefixes import Prefix, Prefixes, without
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.sequence import Tokens
+
+_MOST_BYTES = 512 * 2**20  # of the keys and values of one prefix, which exist while its pass runs
 
 MoreInputs = Callable[[Sequence[Tokens], int], Sequence[np.ndarray]]
 """The sequences of a batch and the length of the longest to arrays."""
@@ -65,7 +67,7 @@ class OpenVinoEngine:
         max_length: int | None = None,
         more_inputs: MoreInputs | None = None,
         long_texts: LongTexts | None = None,
-        prefixes: Prefixes | None = None,
+        past: np.ndarray | None = None,
         typed: bool = False,
     ) -> None:
         """Build the graph and compile it.
@@ -81,8 +83,9 @@ class OpenVinoEngine:
             max_length: The most tokens of one sequence that the graph takes; None is any.
             more_inputs: What the graph takes after ids and lengths; None is nothing.
             long_texts: What computes longer sequences; None: there are none.
-            prefixes: What computes a shared prefix once, where the graph takes `past` and `keep` last and gives the
-                keys and values last; None: it does not.
+            past: The keys and values of no tokens, float32 (2 * layers, heads, 0, head size), where the graph takes
+                `past` and `keep` last and gives keys and values last: it computes a shared prefix once. None: it
+                does not.
             typed: The graph's lengths are (B, 2): the second number is where the second text of a pair begins.
         """
         self.dtype = dtype
@@ -95,7 +98,8 @@ class OpenVinoEngine:
         self._max_length = max_length
         self._more_inputs = more_inputs
         self._long_texts = long_texts
-        self._prefixes = prefixes
+        self._nothing = past
+        self._prefixes = None if past is None else Prefixes[np.ndarray](_longest_prefix(past))
         self._typed = typed
         self._settings = settings
         self._budget = Budget(max_batch_tokens, self.device)
@@ -161,18 +165,18 @@ class OpenVinoEngine:
         if self._prefixes is None:
             return None, ()
         if not prefix:
-            return self._prefixes.nothing, ()
+            return self._nothing, ()
         found = self._prefixes.get(prefix)
         if found is not None:
             return found, prefix
         try:
-            found = self._outputs([Tokens(prefix, targets=(0,))], self._prefixes.nothing, keep=len(prefix))[1].copy()
+            found = self._outputs([Tokens(prefix, targets=(0,))], self._nothing, keep=len(prefix))[1].copy()
         except Exception as error:
             release_frames(error)
             if not is_out_of_memory(error):
                 raise
             self._recover(error)
-            return self._prefixes.nothing, ()
+            return self._nothing, ()
         if instructed:
             self._prefixes.keep(prefix, found)
         return found, prefix
@@ -260,6 +264,12 @@ class OpenVinoEngine:
             self._request = None
         if self._long_texts is not None:
             self._long_texts.renew()
+
+
+def _longest_prefix(past: np.ndarray) -> int:
+    """Return how many tokens take 512 MB, by the keys and values of none."""
+    layers, heads, _, head = past.shape
+    return _MOST_BYTES // (layers * heads * head * past.itemsize)
 
 
 _ALIVE: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
