@@ -183,9 +183,9 @@ def _attend_runs(
         rows, keys = slice(start, start + size * length), slice(first, first + size * seen)
         first += size * seen
         if softcap is not None or sinks is not None:
-            mask = band(length, window or seen, q.device, before) if causal else q.new_ones(length, length).bool()
+            allowed = band(length, window or seen, q.device, before) if causal else q.new_ones(length, length).bool()
             parts = zip(q[rows].split(length), k[keys].split(seen), v[keys].split(seen), strict=True)
-            out[rows] = torch.cat([attend_capped(*part, mask, scaling, softcap, sinks) for part in parts])
+            out[rows] = torch.cat([attend_capped(*part, allowed, scaling, softcap, sinks) for part in parts])
             continue
         sq = q[rows].view(size, length, *q.shape[1:]).transpose(1, 2)  # (size, N, L, D)
         sk, sv = (t[keys].view(size, seen, *t.shape[1:]).transpose(1, 2) for t in (k, v))

@@ -128,14 +128,14 @@ def pack_shared(
     whole = pack([*rests, *(Tokens(beginning.ids) for beginning in fresh)], device, position_offset, before)
     pasts = tuple(beginning.past for beginning in beginnings if beginning.past is not None)
     low = sum(past.length for past in pasts)  # where the row begins
-    starts = iter(whole.layout.starts[len(tokens) :])
+    fresh_starts = iter(whole.layout.starts[len(tokens) :])
     firsts, end = {}, 0  # the first key of each prefix
     records = []
     for number, beginning in enumerate(beginnings):
         if beginning.past is not None:
             firsts[number], end = end, end + beginning.past.length
         elif beginning.ids:
-            start = next(starts)
+            start = next(fresh_starts)
             firsts[number] = low + start
             if beginning.record is not None:
                 records.append((beginning.record, slice(start, start + len(beginning.ids))))

@@ -269,7 +269,7 @@ class OpenVinoEngine:
 def _longest_prefix(past: np.ndarray) -> int:
     """Return how many tokens take 512 MB, by the keys and values of none."""
     layers, heads, _, head = past.shape
-    return _MOST_BYTES // (layers * heads * head * past.itemsize)
+    return int(_MOST_BYTES // (layers * heads * head * past.itemsize))
 
 
 _ALIVE: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
