@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_models import tiny_xlmr_reranker
+from zh_retrieval.cli.commands import embed
 from zh_retrieval.cli.main import main
 from zh_retrieval.files.reading.formats.markdown import passages
 from zh_retrieval.hub.snapshot import size_on_disk
@@ -80,6 +81,22 @@ def test_embed_npy_and_parquet_hold_the_same_vectors(corpus, tmp_path, encoder):
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column("id").to_pylist()[:2] == ["d0", "d1"]
     np.testing.assert_array_equal(np.array(table.column("embedding").to_pylist(), dtype=np.float32), expected)
+
+
+@pytest.mark.parametrize("form", ["out.jsonl", "out.parquet", "out.npy", "-"])
+def test_an_older_vector_in_the_input_gives_way_and_that_is_said_once(form, tmp_path, capsys, encoder, monkeypatch):
+    given = tmp_path / "in.jsonl"
+    lines = [json.dumps({"id": str(n), "text": f"第{n}段", "embedding": [n]}) for n in range(300)]
+    given.write_text("\n".join(lines), encoding="utf-8")
+    output = form if form == "-" else str(tmp_path / form)
+    monkeypatch.setattr(embed, "_WINDOW", 128)
+    assert main(["embed", str(given), "-o", output, *FLAGS]) == 0
+    found = capsys.readouterr()
+    assert found.err.count("'embedding' of the input is left out of the output") == 1
+    if form == "-":
+        rows = [json.loads(line) for line in found.out.splitlines()]
+        expected = encoder.encode_documents([f"第{n}段" for n in range(3)])
+        np.testing.assert_array_equal(np.array([row["embedding"] for row in rows[:3]], np.float32), expected)
 
 
 def test_embed_reads_stdin_and_writes_stdout(monkeypatch, capsys, encoder):

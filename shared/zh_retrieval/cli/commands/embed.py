@@ -105,6 +105,7 @@ def _encode(encoders: Encoders, reader: Reader, window: list[Record]) -> tuple[l
     good, vectors, errors = encoders.encode_valid([record.text for record in window])
     for index, error in sorted(errors.items()):
         reader.bad(f"{window[index].where}: {error}")
+    reader.give_way(window, vectors.names)
     return [window[index] for index in good], vectors
 
 

@@ -136,6 +136,14 @@ class Reader:
     empty: int = 0
     passed: int = 0
     _first_bad: str = field(default="", repr=False)
+    _given_way: set[str] = field(default_factory=set, repr=False)
+
+    def give_way(self, records: Sequence[Record], made: Sequence[str]) -> None:
+        """Say once of each field that what is `made` takes its place in the output."""
+        for name in made:
+            if name not in self._given_way and any(name in record.fields for record in records):
+                self._given_way.add(name)
+                self.say(f"{name!r} of the input is left out of the output: what is computed has that name.")
 
     def read(self, paths: Sequence[str]) -> Iterator[Record]:
         """Yield the records of all inputs in order; "-" is standard input, JSON lines or plain lines.
