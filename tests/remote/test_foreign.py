@@ -208,3 +208,34 @@ def test_a_key_that_the_server_repeats_is_in_no_message(status, said):
     ):
         handle.encode_documents(["茶"])
     assert KEY_THAT_IS_REPEATED[:9] not in str(caught.value)
+
+
+WORDS = ["0.5", True, None, {}, [0.5]]  # JSON, but no numbers
+
+
+@pytest.mark.parametrize("value", WORDS, ids=repr)
+def test_what_is_no_number_is_no_vector(value):
+    def answer(path, headers, body):
+        return tei()(path, headers, body) if path == "/info" else reply([[value] * 768])
+
+    with (
+        serving(answer) as (url, _),
+        zr.load_encoder("bge-base-zh", base_url=url, dialect="tei") as handle,
+        pytest.raises(zr.RemoteError, match="numbers of one length|vectors of shape"),
+    ):
+        handle.encode_documents(["茶"])
+
+
+@pytest.mark.parametrize("value", WORDS, ids=repr)
+def test_what_is_no_number_is_no_score(value):
+    info = tei("reranker", "BAAI/bge-reranker-large")
+
+    def answer(path, headers, body):
+        return info(path, headers, body) if path == "/info" else reply([{"index": 0, "score": value}])
+
+    with (
+        serving(answer) as (url, _),
+        zr.load_reranker("bge-reranker-large", base_url=url, dialect="tei") as handle,
+        pytest.raises(zr.RemoteError, match="one for each document"),
+    ):
+        handle.score([("茶", "茶")])

@@ -117,8 +117,11 @@ def vectors(lists: Any, count: int) -> np.ndarray:
         RemoteError: There are more or fewer, they differ in length, or hold what is no number.
     """
     try:
+        given = np.asarray(lists)
+        if given.dtype.kind not in "fiu":  # numpy would read "0.5" and True as numbers
+            raise TypeError(given.dtype)
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
-            rows = np.asarray(lists, dtype=np.float32)
+            rows = given.astype(np.float32)
     except (TypeError, ValueError, OverflowError):
         raise RemoteError("The server's vectors are no lists of numbers of one length.") from None
     if rows.ndim != 2 or rows.shape[0] != count:

@@ -115,6 +115,12 @@ def by_query(pairs: Sequence[Pair]) -> dict[str, list[int]]:
     return places
 
 
+def _number(given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"{given!r} is no number")
+    return float(given)
+
+
 def fill(scores: np.ndarray, places: list[int], entries: Any, name: str) -> None:
     """Write scores that come with indices, in any order, to their places.
 
@@ -122,7 +128,7 @@ def fill(scores: np.ndarray, places: list[int], entries: Any, name: str) -> None
         RemoteError: One is missing, twice there, or no finite number.
     """
     try:
-        by_index = {whole(item["index"], 0): float(item[name]) for item in entries}
+        by_index = {whole(item["index"], 0): _number(item[name]) for item in entries}
         numbers = [by_index[index] for index in range(len(places))]
         known = len(entries) == len(places)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
