@@ -221,7 +221,7 @@ def test_what_is_no_number_is_no_vector(value):
     with (
         serving(answer) as (url, _),
         zr.load_encoder("bge-base-zh", base_url=url, dialect="tei") as handle,
-        pytest.raises(zr.RemoteError, match="numbers of one length|vectors of shape"),
+        pytest.raises(zr.RemoteError, match=r"numbers of one length|vectors of shape"),
     ):
         handle.encode_documents(["茶"])
 
