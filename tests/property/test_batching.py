@@ -22,7 +22,7 @@ def test_packing_keeps_every_token_at_its_place(lengths, offset):
         assert ids[start : start + length].tolist() == [number] * length
         assert positions[start : start + length].tolist() == list(range(offset, offset + length))
     assert batch.layout.cu_seqlens.tolist() == [*batch.layout.starts, sum(lengths)]
-    covered = [row for start, size, length in batch.layout.runs for row in range(start, start + size * length)]
+    covered = [row for start, size, length, _ in batch.layout.runs for row in range(start, start + size * length)]
     assert covered == list(range(sum(lengths)))
 
 
