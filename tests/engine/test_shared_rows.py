@@ -9,8 +9,9 @@ from tests.engines import load_by
 from tests.parity.causal_configs import build
 from tests.tiny_models import tiny_mistral, tiny_qwen3
 from zh_retrieval.engine import prefixes
+from zh_retrieval.layers.keys import Past
 from zh_retrieval.layers.packing import pack
-from zh_retrieval.layers.shared import Beginning, Past, pack_shared
+from zh_retrieval.layers.shared import Beginning, pack_shared
 from zh_retrieval.sequence import Tokens
 
 CPU = torch.device("cpu")

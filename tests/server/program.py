@@ -6,6 +6,7 @@ Kinds: "loads" takes an hour to load, in native code; "computes" takes 50 ms for
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 
@@ -34,6 +35,7 @@ class Slow(FakeEncoder):
 
 
 def main() -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup ignore it, and so would this
     kind, drain = sys.argv[1:]
     log_requests("json")
     app = App(Settings(handles={"slow": Slow(kind)}))

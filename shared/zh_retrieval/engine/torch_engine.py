@@ -20,10 +20,11 @@ from zh_retrieval.engine.devices import Device, Event, TorchDevice, is_lost
 from zh_retrieval.engine.prefixes import Prefixes
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.forward import packed_hidden, padded_hidden
+from zh_retrieval.layers.keys import Past
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.layers.packing import PackedBatch, pack
 from zh_retrieval.layers.readout import Readout
-from zh_retrieval.layers.shared import Beginning, Past, pack_shared
+from zh_retrieval.layers.shared import Beginning, pack_shared
 from zh_retrieval.sequence import Tokens
 
 

@@ -18,7 +18,8 @@ from torch import library
 from zh_retrieval.layers.attention import attend_masked
 from zh_retrieval.layers.masks import same_sequence
 from zh_retrieval.layers.memory import is_out_of_memory
-from zh_retrieval.layers.packing import Layout, Run, group, to_device
+from zh_retrieval.layers.packing import Layout, to_device
+from zh_retrieval.layers.runs import Run, group
 from zh_retrieval.layers.slopes import slopes
 
 if TYPE_CHECKING:

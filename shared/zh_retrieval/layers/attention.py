@@ -17,7 +17,8 @@ from torch import library, nn
 from zh_retrieval.errors import CheckpointError
 from zh_retrieval.layers.capped import attend_capped
 from zh_retrieval.layers.masks import band, same_sequence
-from zh_retrieval.layers.packing import Layout, Run, group
+from zh_retrieval.layers.packing import Layout
+from zh_retrieval.layers.runs import Run, group
 
 NAME = "zh_packed"
 

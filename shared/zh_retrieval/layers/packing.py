@@ -8,26 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 
+from zh_retrieval.layers.keys import Keys
+from zh_retrieval.layers.runs import Run, group
 from zh_retrieval.sequence import Tokens
-
-if TYPE_CHECKING:
-    from zh_retrieval.layers.shared import Keys
-
-
-class Run(NamedTuple):
-    """Neighbouring sequences of one length: `size` sequences of `length` tokens from token `start` on.
-
-    Each sees `before` tokens of a prefix, whose keys come before its own where sequences share prefixes.
-    """
-
-    start: int
-    size: int
-    length: int
-    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +62,6 @@ class PackedBatch:
     position_ids: torch.Tensor
     layout: Layout
     token_types: torch.Tensor | None = None
-
-
-def group(lengths: Sequence[int], before: Sequence[int] = ()) -> tuple[Run, ...]:
-    """Return the runs of equal length of sequences that lie one after the other, after prefixes of such lengths."""
-    runs: list[Run] = []
-    start = 0
-    for length, seen in zip(lengths, before or [0] * len(lengths), strict=True):
-        if runs and runs[-1][2:] == (length, seen):
-            runs[-1] = runs[-1]._replace(size=runs[-1].size + 1)
-        else:
-            runs.append(Run(start, 1, length, seen))
-        start += length
-    return tuple(runs)
 
 
 def pack(
