@@ -34,6 +34,10 @@ class Tokens:
         """Return how many result rows this sequence gives."""
         return (1 if self.spans is None else len(self.spans)) + self.weight_rows
 
+    def after(self, count: int) -> Tokens:
+        """Return what is left of it after so many shared ids; itself after none."""
+        return Tokens(self.ids[count:], targets=self.targets) if count else self
+
 
 def weight_rows(length: int, width: int) -> int:
     """Return how many rows of `width` numbers hold one for each of `length` tokens."""

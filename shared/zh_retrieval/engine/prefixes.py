@@ -65,8 +65,3 @@ class Prefixes(Generic[Past]):
             len(self._kept) > _KEPT or sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES
         ):
             del self._kept[next(iter(self._kept))]
-
-
-def without(prefix: Prefix, item: Tokens) -> Tokens:
-    """Return what is left of a sequence that begins with a prefix."""
-    return Tokens(item.ids[len(prefix) :], targets=item.targets) if prefix else item

@@ -48,10 +48,7 @@ def pack_shared(
     for number, beginning in enumerate(beginnings):
         for index in beginning.indices:
             before[index], owners[index] = len(beginning.ids), number
-    rests = [
-        Tokens(item.ids[count:], targets=item.targets) if count else item
-        for item, count in zip(tokens, before, strict=False)
-    ]
+    rests = [item.after(count) for item, count in zip(tokens, before, strict=False)]
     whole = pack([*rests, *(Tokens(beginning.ids) for beginning in fresh)], device, position_offset, before)
     pasts = tuple(beginning.past for beginning in beginnings if beginning.past is not None)
     low = sum(past.length for past in pasts)  # where the row begins

@@ -21,7 +21,7 @@ from zh_retrieval.engine.openvino.buckets import buckets, padded_count, padded_l
 from zh_retrieval.engine.openvino.inference import Settings, abandon, compiled, infer
 from zh_retrieval.engine.openvino.long_texts import LongTexts
 from zh_retrieval.engine.openvino.readouts import Readout
-from zh_retrieval.engine.prefixes import Prefix, Prefixes, without
+from zh_retrieval.engine.prefixes import Prefix, Prefixes
 from zh_retrieval.errors import DeviceMemoryError
 from zh_retrieval.layers.memory import is_out_of_memory, release_frames
 from zh_retrieval.sequence import Tokens
@@ -152,7 +152,7 @@ class OpenVinoEngine:
         groups = [((), [*range(len(tokens))])] if self._prefixes is None else self._prefixes.groups(tokens)
         for prefix, indices in groups:
             past, left = self._past(prefix, tokens[indices[0]].instructed)
-            rest = [without(left, tokens[index]) for index in indices]
+            rest = [tokens[index].after(len(left)) for index in indices]
             for batch in buckets([len(item.ids) for item in rest], self.max_batch_tokens, len(left)):
                 items = [rest[number] for number in batch]
                 ends = np.cumsum([item.rows for item in items])
